@@ -1,0 +1,114 @@
+"""CBOR in the subset every format here uses: integers, byte and text strings, arrays, maps, booleans, null.
+
+`encode` and `decode` speak core deterministic CBOR (RFC 8949 section 4.2.1) and accept nothing else; one value has
+one encoding. `decode_foreign` reads well-formed CBOR written by others (AWS changed its maps to indefinite length in
+2025), still without tags, duplicate keys, trailing bytes or unbounded nesting.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, TypeAlias
+
+import cbor2
+
+from ephemeralml.errors import CodecError
+
+Value: TypeAlias = "int | bytes | str | bool | list[Value] | dict[int | str, Value] | None"
+
+MAX_DEPTH = 16
+MAX_BYTES = 16 * 1024 * 1024
+
+_SCALARS = frozenset({bytes, str, bool, type(None)})
+_UINT64 = 2**64
+
+
+def _refuse(code: str, message: str) -> NoReturn:
+    raise CodecError(message, code=f"cbor.{code}")
+
+
+class _NoTags(Mapping[int, Callable[[Any, bool], Any]]):
+    """Answers for every tag number, so that no tag reaches cbor2's own interpretations (dates, regexes, references)."""
+
+    def __getitem__(self, tag: int) -> Callable[[Any, bool], Any]:
+        return lambda *_: _refuse("tag", f"tag {tag} is not allowed")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+_NO_TAGS = _NoTags()
+
+
+def _normal(value: object, depth: int) -> Value:
+    """The value with map keys in bytewise order of their encodings; refuses types and depths outside the subset."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value  # type: ignore[return-value]
+    if kind is int:
+        if not -_UINT64 <= value < _UINT64:  # type: ignore[operator]
+            _refuse("integer", "integer outside 64 bits")
+        return value  # type: ignore[return-value]
+    if depth >= MAX_DEPTH:
+        _refuse("depth", f"nested deeper than {MAX_DEPTH}")
+    if kind is list:
+        return [_normal(item, depth + 1) for item in value]  # type: ignore[attr-defined]
+    if kind is dict:
+        keyed = []
+        for key, item in value.items():  # type: ignore[attr-defined]
+            if type(key) is not int and type(key) is not str:
+                _refuse("key", "map keys are integers or text")
+            keyed.append((cbor2.dumps(_normal(key, depth + 1)), key, _normal(item, depth + 1)))
+        keyed.sort(key=lambda entry: entry[0])
+        return {key: item for _, key, item in keyed}
+    _refuse("type", f"{kind.__name__} is not part of the subset")
+
+
+def encode(value: object) -> bytes:
+    """Deterministic encoding. Raises `CodecError` for a type, integer or depth outside the subset."""
+    try:
+        return cbor2.dumps(_normal(value, 0))
+    except UnicodeError:
+        _refuse("text", "text is not valid Unicode")
+
+
+def _read(data: bytes, limit: int, *, indefinite: bool) -> object:
+    if len(data) > limit:
+        _refuse("size", f"{len(data)} bytes, more than the {limit} allowed")
+    stream = io.BytesIO(data)
+    try:
+        value = cbor2.CBORDecoder(
+            stream,
+            semantic_decoders=_NO_TAGS,
+            max_depth=MAX_DEPTH,
+            allow_indefinite=indefinite,
+            allow_duplicate_keys=False,
+        ).decode()
+    except CodecError:
+        raise
+    # A parser's own failure, whatever its type, is a refusal of these bytes.
+    except Exception as error:
+        if isinstance(error.__cause__, CodecError):
+            raise error.__cause__ from None
+        raise CodecError(f"not well-formed CBOR: {error}", code="cbor.malformed") from error
+    if stream.tell() != len(data):
+        _refuse("trailing", f"{len(data) - stream.tell()} bytes after the end")
+    return value
+
+
+def decode(data: bytes, *, limit: int = MAX_BYTES) -> Value:
+    """Decode deterministic CBOR of at most `limit` bytes. Raises `CodecError` for anything `encode` would not write."""
+    value = _normal(_read(data, limit, indefinite=False), 0)
+    # One comparison covers non-minimal lengths, key order and every other second spelling.
+    if cbor2.dumps(value) != data:
+        _refuse("order", "not the deterministic encoding of its value")
+    return value
+
+
+def decode_foreign(data: bytes, *, limit: int = MAX_BYTES) -> Value:
+    """Decode well-formed CBOR of at most `limit` bytes that others wrote, indefinite lengths included."""
+    return _normal(_read(data, limit, indefinite=True), 0)
