@@ -1,1 +1,1 @@
-"""…"""
+"""The sealed session between client and enclave: handshake, keys, records, messages, transports."""

@@ -1,0 +1,41 @@
+"""Frames: ``u32 length | u8 type | body``, big endian, the length counting the body alone."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+from ephemeralml.errors import SessionError
+
+HEADER = struct.Struct(">IB")
+
+
+class FrameType(IntEnum):
+    """What a frame carries. The first five are readable by the relay, the rest are sealed records."""
+
+    HELLO = 0x01
+    EVIDENCE = 0x02
+    OPEN = 0x03
+    ACCEPT = 0x04
+    # Unauthenticated by nature: whoever is on the path can send one, so it only ever ends things.
+    ALERT = 0x05
+    REQUEST = 0x10
+    RESPONSE = 0x11
+    REFUSAL = 0x12
+    CLOSE = 0x13
+
+
+def encode_frame(kind: FrameType, body: bytes) -> bytes:
+    """One frame, header included."""
+    return HEADER.pack(len(body), kind) + body
+
+
+def decode_header(header: bytes, *, limit: int) -> tuple[FrameType, int]:
+    """Type and body length of a five-byte header. Raises `SessionError` above `limit` or for an unknown type."""
+    length, number = HEADER.unpack(header)
+    if length > limit:
+        raise SessionError(f"the peer announced a frame of {length} bytes, {limit} are allowed", code="frame.too_large")
+    try:
+        return FrameType(number), length
+    except ValueError:
+        raise SessionError(f"the peer sent an unknown frame type {number}", code="frame.unknown") from None

@@ -1,0 +1,44 @@
+"""Every size, count and time of a session that an outsider can influence, named once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ephemeralml.errors import ConfigurationError
+
+# Protocol caps: both sides know them before anything is allocated.
+HANDSHAKE_FRAME_BYTES = 64 * 1024
+RECORD_FRAME_BYTES = 16 * 1024 * 1024
+# vsock collapses above 1 MiB per write (Lutsch et al. 2025).
+WRITE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one enclave grants its clients; part of its measured configuration. Times in seconds, sizes in bytes."""
+
+    handshake_seconds: int = 10
+    idle_seconds: int = 300
+    lifetime_seconds: int = 3600
+    # A peer that takes longer to deliver or to accept one frame is slow on purpose or gone.
+    frame_seconds: int = 20
+    key_rotation_seconds: int = 3600
+    connections: int = 512
+    handshakes: int = 4
+    requests_in_flight: int = 32
+    texts_per_request: int = 1024
+    text_bytes: int = 256 * 1024
+    request_bytes: int = 2 * 1024 * 1024
+    # Requests being read and answers being written, all sessions together.
+    session_bytes: int = 8 * 1024 * 1024
+    total_bytes: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type(value) is not int or not 0 < value <= 2**40:
+                raise ConfigurationError(f"limit {item.name} must be a positive integer", code="configuration.limit")
+        if self.request_bytes > RECORD_FRAME_BYTES // 2:
+            raise ConfigurationError(
+                f"limit request_bytes is above {RECORD_FRAME_BYTES // 2}, half a frame", code="configuration.limit"
+            )
