@@ -62,7 +62,7 @@ class Opener(_Direction):
     _broken = False
 
     def open(self, kind: FrameType, body: bytes) -> bytes:
-        """The plaintext of a record. Raises `SessionError` when it does not open, and for every record after that one."""
+        """The plaintext of a record. Raises `SessionError` when it does not open, and for all after it."""
         if self._broken:
             raise SessionError("the session ended with a record that did not open", code="record.ended")
         self._broken = True

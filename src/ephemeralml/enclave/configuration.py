@@ -1,0 +1,89 @@
+"""The enclave's configuration: part of what is measured, so changing any of it changes PCR0."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+
+from ephemeralml.codec import cbor
+from ephemeralml.errors import ConfigurationError
+from ephemeralml.session.limits import Limits
+
+MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Whose models run (raw Ed25519 key), the lowest version that may, the receipts' issuer, and the limits."""
+
+    model_owner: bytes
+    minimum_model_version: int = 1
+    issuer: str = "ephemeralml"
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def load(cls, path: Path) -> Configuration:
+        """Read JSON. Raises `ConfigurationError` for unknown keys, wrong types or a file that is not there."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigurationError(
+                f"enclave configuration {path}: {error.strerror}", code="configuration.unreadable"
+            ) from error
+        if len(data) > MAX_BYTES:
+            raise _bad(f"{path} is larger than {MAX_BYTES} bytes")
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise _bad(f"{path} is not JSON: {error}") from error
+        return cls.from_value(value)
+
+    @classmethod
+    def from_value(cls, value: object) -> Configuration:
+        """From parsed JSON. Raises `ConfigurationError`."""
+        if not isinstance(value, dict):
+            raise _bad("a JSON object is needed")
+        unknown = set(value) - {item.name for item in fields(cls)}
+        if unknown:
+            raise _bad(f"unknown keys: {', '.join(sorted(unknown))}")
+        owner, limits = value.get("model_owner"), value.get("limits", {})
+        version, issuer = value.get("minimum_model_version", 1), value.get("issuer", "ephemeralml")
+        try:
+            key = bytes.fromhex(owner) if isinstance(owner, str) else b""
+        except ValueError:
+            key = b""
+        if len(key) != 32:
+            raise _bad("model_owner must be the owner's public key, 64 hex digits (`ephemeralml keygen` prints it)")
+        if type(version) is not int or not 1 <= version < 2**63:
+            raise _bad("minimum_model_version must be an integer from 1")
+        if not isinstance(issuer, str) or not 0 < len(issuer) <= 200:
+            raise _bad("issuer must be a text of 1 to 200 characters")
+        if not isinstance(limits, dict):
+            raise _bad("limits must be an object")
+        unknown = set(limits) - {item.name for item in fields(Limits)}
+        if unknown:
+            raise _bad(f"unknown limits: {', '.join(sorted(unknown))}")
+        return cls(model_owner=key, minimum_model_version=version, issuer=issuer, limits=Limits(**limits))
+
+    def to_bytes(self) -> bytes:
+        """The measured form: deterministic CBOR of every value in force, defaults included."""
+        return cbor.encode(
+            {
+                "model_owner": self.model_owner,
+                "minimum_model_version": self.minimum_model_version,
+                "issuer": self.issuer,
+                "limits": {item.name: getattr(self.limits, item.name) for item in fields(Limits)},
+            }
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the measured form."""
+        return sha256(self.to_bytes()).digest()
+
+
+def _bad(why: str) -> ConfigurationError:
+    return ConfigurationError(f"enclave configuration: {why}", code="configuration.malformed")
