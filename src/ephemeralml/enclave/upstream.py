@@ -77,7 +77,7 @@ class Upstream:
                 # A plaintext key has been seen by the host: it is no secret any more.
                 if set(values) != {"ciphertext_for_recipient", "key_arn"} or not isinstance(answer, bytes):
                     raise KeyReleaseError(
-                        "the broker's answer is not just a CiphertextForRecipient and its key",
+                        "the broker answers with more or less than a sealed key",
                         code="key_release.answer",
                     )
                 if values["key_arn"] != record.key_arn:

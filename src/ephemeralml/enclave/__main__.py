@@ -1,0 +1,79 @@
+"""The enclave's process: started by a hypervisor or its local stand-in, never by hand (`ephemeralml enclave run`)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from ephemeralml.enclave.boot import Booted, boot
+from ephemeralml.enclave.configuration import Configuration
+from ephemeralml.enclave.security_module import SocketSecurityModule
+from ephemeralml.enclave.server import Server
+from ephemeralml.enclave.upstream import Upstream
+from ephemeralml.errors import EphemeralMLError
+from ephemeralml.inference import Batcher
+from ephemeralml.session.transport import Address
+
+
+def main() -> int:
+    """Boot, serve, and say on the console only states and codes. Returns the exit status."""
+    # Texts and keys live in this memory: no core file may hold them.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    parser = argparse.ArgumentParser(prog="ephemeralml.enclave")
+    parser.add_argument("--configuration", type=Path, required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--nsm-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    try:
+        upstream = Upstream(Address.parse(arguments.host))
+    except EphemeralMLError as error:
+        return _failed(error)
+    try:
+        configuration = Configuration.load(arguments.configuration)
+        listen = Address.parse(arguments.listen)
+        module = SocketSecurityModule(socket.socket(fileno=arguments.nsm_fd))
+        booted = boot(configuration, module=module, upstream=upstream)
+        with Batcher(booted.encoder) as batcher:
+            asyncio.run(_serve(booted, batcher, listen, upstream))
+    except EphemeralMLError as error:
+        upstream.report("failed", code=error.code, message=str(error))
+        return _failed(error)
+    except KeyboardInterrupt:
+        pass
+    # A traceback could carry plaintext to the host's console: only the type of an unforeseen error may leave.
+    except Exception as error:
+        upstream.report("failed", code="internal", message=type(error).__name__)
+        print(f"enclave: stopped by an internal error ({type(error).__name__})", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream) -> None:
+    server = Server(booted, batcher=batcher)
+
+    async def ready(address: Address) -> None:
+        stages = ", ".join(f"{name} {value:.0f} ms" for name, value in booted.stages.items())
+        print(f"enclave: serving on {address} ({stages})", file=sys.stderr, flush=True)
+        await asyncio.to_thread(upstream.report, "ready", message=stages)
+
+    serving = asyncio.create_task(server.serve(listen, ready=ready))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        return
+
+
+def _failed(error: EphemeralMLError) -> int:
+    print(f"enclave: {error} [{error.code}]", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Memory that clients can make the enclave hold: counted before it is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ephemeralml.errors import BusyError
+
+
+class Budget:
+    """Bytes in use against a cap; a child counts against its parent too. For one event loop's use."""
+
+    def __init__(self, cap: int, parent: Budget | None = None) -> None:
+        self._cap = cap
+        self._parent = parent
+        self._used = 0
+
+    def take(self, size: int) -> None:
+        """Raises `BusyError` when that many bytes are not free."""
+        if self._used + size > self._cap:
+            raise BusyError("the enclave holds as many requests and answers as it may")
+        if self._parent is not None:
+            self._parent.take(size)
+        self._used += size
+
+    def give(self, size: int) -> None:
+        """Return bytes that were taken."""
+        self._used -= size
+        if self._parent is not None:
+            self._parent.give(size)
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Take for the length of a block."""
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.give(size)
