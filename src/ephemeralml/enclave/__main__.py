@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from ephemeralml.enclave.boot import Booted, boot
 from ephemeralml.enclave.configuration import Configuration
@@ -63,11 +64,20 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
         await asyncio.to_thread(upstream.report, "ready", message=stages)
 
     serving = asyncio.create_task(server.serve(listen, ready=ready))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, serving.cancel)
+    # The hypervisor holds the other end of standard input: an enclave does not outlive it.
+    loop.add_reader(sys.stdin, serving.cancel)
+    loop.set_exception_handler(_report_type)
     try:
         await serving
     except asyncio.CancelledError:
         return
+
+
+def _report_type(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    kind = type(context.get("exception")).__name__
+    print(f"enclave: a connection ended with an internal error ({kind})", file=sys.stderr, flush=True)
 
 
 def _failed(error: EphemeralMLError) -> int:

@@ -29,7 +29,7 @@ Handshake = Callable[[EnclaveHandshake, bytes], Awaitable[tuple[bytes, bytes]]]
 
 
 class Connection:
-    """Serves one stream. `embed`, `issue` and `show_evidence` are the enclave's; everything else is this session's own."""
+    """Serves one stream. `embed` and `issue` are the enclave's; everything else is this session's own."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Connection:
         self._document = b""
 
     async def handshake(self, handshake: EnclaveHandshake, show_evidence: Handshake) -> None:
-        """Raises `SessionError`, `asyncio.IncompleteReadError`, `OSError` or `TimeoutError`: nothing was promised yet."""
+        """Raises `SessionError`, `IncompleteReadError`, `OSError` or `TimeoutError`: nothing was promised yet."""
         async with asyncio.timeout(self._limits.handshake_seconds):
             nonce = handshake.receive_hello(await self._handshake_frame(FrameType.HELLO))
             evidence, self._document = await show_evidence(handshake, nonce)
@@ -111,7 +111,7 @@ class Connection:
             # Its body was not read, so the stream is of no more use.
             raise _Ended("busy", str(busy)) from busy
         if len(self._tasks) >= self._limits.requests_in_flight:
-            await self._send(FrameType.REFUSAL, _refusal(request.id, BusyError("too many requests in flight")))
+            await self._refuse(request, BusyError("this session has as many requests in flight as it may"))
             return
         task = asyncio.create_task(self._answer(request))
         self._tasks.add(task)
@@ -136,10 +136,16 @@ class Connection:
         except (OSError, TimeoutError):
             self._writer.transport.abort()
         except EphemeralMLError as error:
-            try:
-                await self._send(FrameType.REFUSAL, _refusal(request.id, error))
-            except (OSError, TimeoutError):
-                self._writer.transport.abort()
+            await self._refuse(request, error)
+        # What failed may have a text in it: the client learns the code, nobody the rest.
+        except Exception:
+            await self._refuse(request, RequestError("the enclave failed on this request", code="internal"))
+
+    async def _refuse(self, request: Request, error: EphemeralMLError) -> None:
+        try:
+            await self._send(FrameType.REFUSAL, _refusal(request.id, error))
+        except (OSError, TimeoutError):
+            self._writer.transport.abort()
 
     def _checked(self, request: EmbedRequest) -> EmbedRequest:
         limits = self._limits

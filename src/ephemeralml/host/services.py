@@ -1,0 +1,102 @@
+"""What the host does for its enclave: the artifact feed and the key broker, on one listener; it holds ciphertext only."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from ephemeralml.codec import cbor
+from ephemeralml.errors import CodecError, EphemeralMLError, TransportError
+from ephemeralml.host.kms import KmsClient, key_region
+from ephemeralml.package import ArtifactSource
+from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, failure, malformed, success
+from ephemeralml.session.limits import WRITE_BYTES
+
+_LENGTH = struct.Struct(">I")
+_ASK_SECONDS = 10
+_SEND_SECONDS = 60
+# An artifact is read from disk in pieces of this size, a few times what one write carries.
+_READ_BYTES = 4 * WRITE_BYTES
+
+OnState = Callable[[str, str, str], Awaitable[None]]
+
+
+class Services:
+    """Answers one enclave. `on_state` is awaited with (state, code, message) when the enclave reports one."""
+
+    def __init__(self, source: ArtifactSource, *, kms_endpoint: str | None, on_state: OnState) -> None:
+        self._source = source
+        self._kms_endpoint = kms_endpoint
+        self._on_state = on_state
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection: one question, one answer."""
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+                if length > MESSAGE_BYTES:
+                    malformed("request")
+                question = await reader.readexactly(length)
+            await self._answer(question, writer)
+        except EphemeralMLError as error:
+            with suppress(OSError):
+                await _reply(writer, failure(error.code, str(error)))
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, question: bytes, writer: asyncio.StreamWriter) -> None:
+        try:
+            value = cbor.decode(question, limit=MESSAGE_BYTES)
+        except CodecError:
+            malformed("request")
+        if not isinstance(value, dict):
+            malformed("request")
+        match value:
+            case {"ask": Ask.MANIFEST}:
+                await _reply(writer, success(manifest=await asyncio.to_thread(self._source.manifest)))
+            case {"ask": Ask.ARTIFACT, "name": str(name)}:
+                await self._feed(name, writer)
+            case {"ask": Ask.KEY}:
+                await _reply(writer, await asyncio.to_thread(self._release, KeyAsk.from_map(value)))
+            case {"ask": Ask.STATE, "state": str(state), "code": str(code), "message": str(message)}:
+                await _reply(writer, success())
+                await self._on_state(state, code, message)
+            case _:
+                malformed("request")
+
+    async def _feed(self, name: str, writer: asyncio.StreamWriter) -> None:
+        with self._source.open(name) as read:
+            await _reply(writer, success())
+            while chunk := await asyncio.to_thread(read, _READ_BYTES):
+                view = memoryview(chunk)
+                for start in range(0, len(view), WRITE_BYTES):
+                    writer.write(view[start : start + WRITE_BYTES])
+                    async with asyncio.timeout(_SEND_SECONDS):
+                        await writer.drain()
+
+    def _release(self, ask: KeyAsk) -> bytes:
+        client = KmsClient(region=key_region(ask.key_arn), endpoint_url=self._kms_endpoint)
+        released = client.decrypt_for_recipient(
+            key_arn=ask.key_arn,
+            wrapped_dek=ask.wrapped_dek,
+            encryption_context=ask.encryption_context,
+            attestation_document=ask.document,
+        )
+        return success(
+            key_arn=released.key_arn,
+            ciphertext_for_recipient=released.ciphertext_for_recipient,
+        )
+
+
+async def _reply(writer: asyncio.StreamWriter, message: bytes) -> None:
+    if len(message) > MESSAGE_BYTES:
+        raise TransportError("an answer is larger than the host link carries", code="hostlink.too_large")
+    writer.write(_LENGTH.pack(len(message)) + message)
+    async with asyncio.timeout(_SEND_SECONDS):
+        await writer.drain()
