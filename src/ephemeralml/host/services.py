@@ -1,4 +1,4 @@
-"""What the host does for its enclave: the artifact feed and the key broker, on one listener; it holds ciphertext only."""
+"""What the host does for its enclave: artifact feed and key broker, on one listener; it holds ciphertext only."""
 
 from __future__ import annotations
 

@@ -1,0 +1,91 @@
+"""The local stand-in for the Nitro hypervisor: measures an enclave, starts it as a process, and is its NSM.
+
+The software NSM lives here and not in the enclave, so the enclave can no more choose its measurements than a real one.
+Nothing about this is confidential: whoever runs this process can read the enclave's memory.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from ephemeralml.devcloud.measure import measure
+from ephemeralml.devcloud.nsm import SoftwareNsm
+from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.enclave.configuration import Configuration
+from ephemeralml.session.transport import Address
+
+_LENGTH = struct.Struct(">I")
+_REQUEST_BYTES = 0x1000
+_STOP_SECONDS = 10
+
+
+class LocalEnclave:
+    """A started enclave process and the thread that answers its NSM requests. Use as a context manager."""
+
+    def __init__(self, *, configuration: Path, listen: Address, host: Address, root: DevelopmentRoot) -> None:
+        ours, theirs = socket.socketpair()
+        self._nsm = ours
+        with theirs:
+            # No environment but the interpreter's own needs: credentials of the host stay outside.
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-m", "ephemeralml.enclave"),
+                    *("--configuration", str(configuration)),
+                    *("--listen", str(listen)),
+                    *("--host", str(host)),
+                    *("--nsm-fd", str(theirs.fileno())),
+                ],
+                stdin=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                env={"PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        # Measured after the start, so that both happen at once; the enclave waits for the NSM's first answer.
+        try:
+            measurements = measure(Configuration.load(configuration).to_bytes())
+            software = SoftwareNsm(root, measurements)
+        except BaseException:
+            self.close()
+            raise
+        threading.Thread(target=_serve_nsm, args=(ours, software), name="nsm", daemon=True).start()
+
+    def __enter__(self) -> LocalEnclave:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def wait(self) -> int:
+        """Wait for the enclave to end; returns its exit status."""
+        return self.process.wait()
+
+    def close(self) -> None:
+        """Stop the enclave: kindly, then not."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._nsm.close()
+
+
+def _serve_nsm(connection: socket.socket, software: SoftwareNsm) -> None:
+    with connection, connection.makefile("rwb") as stream:
+        try:
+            while len(header := stream.read(_LENGTH.size)) == _LENGTH.size:
+                (length,) = _LENGTH.unpack(header)
+                if length > _REQUEST_BYTES:
+                    return
+                answer = software.handle(stream.read(length))
+                stream.write(_LENGTH.pack(len(answer)) + answer)
+                stream.flush()
+        except (OSError, ValueError):
+            return

@@ -1,0 +1,207 @@
+"""Requests of all sessions meet here: one thread owns the engine and serves them in turn, text by text."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+import numpy as np
+
+from ephemeralml.errors import BusyError, EphemeralMLError, RequestError
+from ephemeralml.inference.encoder import TOKENS_PER_RUN, Encoder, group_by_length
+from ephemeralml.inference.tokenizer import check_texts
+from ephemeralml.inference.weights import Array
+
+MAX_TEXTS: Final = 32_768
+"""Texts that may wait, over all requests."""
+MAX_CHARACTERS: Final = 32 << 20
+"""Characters that may wait, over all requests: tokens are counted only when a text's turn comes."""
+MAX_TEXT_CHARACTERS: Final = 100_000
+"""Characters of one text: 40 ms of tokenizing, hundreds of times what a model reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One request's answer.
+
+    ``vectors`` is float32 (texts, dimension); ``tokens`` counts those read, special ones included; ``execution_ms``
+    is the time of the engine calls the request had a part in.
+    """
+
+    vectors: Array
+    tokens: int
+    execution_ms: float
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    texts: Sequence[str]
+    vectors: Array
+    future: Future[Embedded] = field(default_factory=Future)
+    taken: int = 0
+    done: int = 0
+    tokens: int = 0
+    execution_ms: float = 0.0
+    settled: bool = False
+
+
+_Text: TypeAlias = tuple[_Job, int]
+
+
+class Batcher:
+    """Merges requests of any thread into engine calls.
+
+    Rounds are filled with one text of each request in turn up to a token budget, so a request of thousands delays a
+    short one by a round or two; within a round the shortest texts run first, and an idle engine never waits.
+    Queue limits: `max_texts` and `max_characters` waiting.
+    """
+
+    def __init__(self, encoder: Encoder, *, max_texts: int = MAX_TEXTS, max_characters: int = MAX_CHARACTERS) -> None:
+        self._encoder = encoder
+        self._max_texts = max_texts
+        self._max_characters = max_characters
+        self._changed = threading.Condition()
+        self._jobs: deque[_Job] = deque()
+        self._texts = 0
+        self._characters = 0
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="ephemeralml-batcher", daemon=True)
+        self._worker.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, texts: Sequence[str]) -> Future[Embedded]:
+        """Queue one request; its future can be cancelled until it is answered.
+
+        Raises `RequestError` for what is not a list of Unicode strings or can never fit, `BusyError` when the queue is
+        full or the batcher closed.
+        """
+        check_texts(texts)
+        if any(len(text) > MAX_TEXT_CHARACTERS for text in texts):
+            raise RequestError(f"a text is longer than {MAX_TEXT_CHARACTERS} characters", code="request.text_size")
+        characters = sum(map(len, texts))
+        if len(texts) > self._max_texts or characters > self._max_characters:
+            raise RequestError(
+                f"more than {self._max_texts} texts or {self._max_characters} characters in one request",
+                code="request.size",
+            )
+        job = _Job(tuple(texts), np.empty((len(texts), self._encoder.dimension), np.float32))
+        if not texts:
+            job.future.set_result(Embedded(job.vectors, 0, 0.0))
+            return job.future
+        with self._changed:
+            if self._closed:
+                raise BusyError("the encoder is shutting down", code="busy.closed")
+            if self._texts + len(texts) > self._max_texts or self._characters + characters > self._max_characters:
+                raise BusyError("too many texts are waiting", code="busy.queue")
+            self._texts += len(texts)
+            self._characters += characters
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Finish the round under way, fail what still waits with `BusyError`, join the worker. May be repeated."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._worker.join()
+
+    def _work(self) -> None:
+        while self._wait():
+            taken, ids = self._take_round()
+            for rows in group_by_length([len(tokens) for tokens in ids]):
+                self._run([taken[row] for row in rows], [ids[row] for row in rows])
+        for job in self._jobs:
+            self._settle(job, BusyError("the encoder is shutting down", code="busy.closed"))
+
+    def _wait(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            return not self._closed
+
+    def _take_round(self) -> tuple[list[_Text], list[list[int]]]:
+        """One text of each request in turn until the budget is met, and their token ids."""
+        taken: list[_Text] = []
+        ids: list[list[int]] = []
+        budget = TOKENS_PER_RUN
+        while budget > 0 and (text := self._next_text()):
+            job, position = text
+            try:
+                [tokens] = self._encoder.tokenize([job.texts[position]])
+            except Exception as error:  # noqa: BLE001 -- one text must not stop the worker
+                self._settle(job, _failure(error))
+                continue
+            taken.append(text)
+            ids.append(tokens)
+            job.tokens += len(tokens)
+            budget -= len(tokens)
+        return taken, ids
+
+    def _next_text(self) -> _Text | None:
+        with self._changed:
+            while self._jobs:
+                job = self._jobs.popleft()
+                if job.settled or job.future.cancelled():
+                    self._forget(job.texts[job.taken :])
+                    self._settle(job, None)
+                    continue
+                position = job.taken
+                job.taken += 1
+                self._forget(job.texts[position : job.taken])
+                if job.taken < len(job.texts):
+                    self._jobs.append(job)
+                return job, position
+        return None
+
+    def _forget(self, texts: Sequence[str]) -> None:
+        self._texts -= len(texts)
+        self._characters -= sum(map(len, texts))
+
+    def _run(self, texts: Sequence[_Text], ids: Sequence[Sequence[int]]) -> None:
+        """One engine call: answers the requests it completes, and fails only its own."""
+        start = time.perf_counter()
+        try:
+            vectors = self._encoder.run(ids)
+        except Exception as error:  # noqa: BLE001 -- whatever the engine does, the other requests go on
+            for job, _ in texts:
+                self._settle(job, _failure(error))
+            return
+        elapsed = (time.perf_counter() - start) * 1000
+        for job in {id(job): job for job, _ in texts}.values():
+            job.execution_ms += elapsed
+        for (job, position), vector in zip(texts, vectors, strict=True):
+            job.vectors[position] = vector
+            job.done += 1
+            if job.done == len(job.texts):
+                self._settle(job, Embedded(job.vectors, job.tokens, job.execution_ms))
+
+    def _settle(self, job: _Job, outcome: Embedded | EphemeralMLError | None) -> None:
+        """Answer a request once; None is for one that its caller cancelled."""
+        if job.settled:
+            return
+        job.settled = True
+        if not job.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, Embedded):
+            job.future.set_result(outcome)
+        else:
+            job.future.set_exception(outcome)
+
+
+def _failure(cause: Exception) -> EphemeralMLError:
+    error = EphemeralMLError("the inference engine failed on this request", code="inference.engine")
+    error.__cause__ = cause
+    return error

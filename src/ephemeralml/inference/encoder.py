@@ -1,0 +1,122 @@
+"""Texts to vectors: the one class that the bare-metal baseline and the enclave both use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ephemeralml.errors import ModelError
+from ephemeralml.inference.bert import BertConfig, build_graph
+from ephemeralml.inference.engine import Engine
+from ephemeralml.inference.tokenizer import Tokenizer
+from ephemeralml.inference.weights import Array, Weights
+from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, read_json_object, read_model_spec
+
+WEIGHTS_FILE: Final = "model.safetensors"
+TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt")
+TOKENS_PER_RUN: Final = 1024
+"""Padded tokens of one engine call at most (or one text): throughput is flat from here on, only waiting grows."""
+
+_MAX_PADDING: Final = 2
+_MAX_TOKENIZER_BYTES: Final = 64 << 20
+
+
+class Encoder:
+    """A BERT-family sentence-transformers model on the CPU. Thread-safe.
+
+    A text's vector does not depend on what it is batched with, to 1e-5.
+    """
+
+    def __init__(self, *, spec: ModelSpec, tokenizer: Tokenizer, engine: Engine) -> None:
+        self.spec = spec
+        self._tokenizer = tokenizer
+        self._engine = engine
+
+    @classmethod
+    def from_folder(cls, path: str | PathLike[str], *, threads: int | None = None) -> Encoder:
+        """Load a folder as sentence-transformers writes it. Raises `ModelError` naming the file that is at fault."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ModelError(f"no model folder at {folder}", code="model.missing")
+        names = [name for name in (*CONFIG_FILES, *TOKENIZER_FILES, WEIGHTS_FILE) if (folder / name).is_file()]
+        try:
+            files = {name: (folder / name).read_bytes() for name in names}
+        except OSError as error:
+            raise ModelError(f"cannot read {error.filename}: {error.strerror}", code="model.missing") from error
+        return cls.from_buffers(files, spec=read_model_spec(files), threads=threads)
+
+    @classmethod
+    def from_buffers(cls, files: Mapping[str, Buffer], *, spec: ModelSpec, threads: int | None = None) -> Encoder:
+        """Load from a folder's files by their relative names; none of the buffers is needed once this returns.
+
+        `threads`: of the engine, by default the CPUs this process may use. Raises `ModelError` naming what is at fault.
+        """
+        if WEIGHTS_FILE not in files:
+            raise ModelError(f"the model has no {WEIGHTS_FILE}", code="model.missing")
+        if any(len(files[name]) > _MAX_TOKENIZER_BYTES for name in TOKENIZER_FILES if name in files):
+            raise ModelError(f"the tokenizer is larger than {_MAX_TOKENIZER_BYTES} bytes", code="model.tokenizer")
+        config = BertConfig.from_json(read_json_object(files, "config.json"))
+        if spec.dimension != config.hidden_size or spec.max_sequence_length > config.max_position_embeddings:
+            raise ModelError("config.json does not fit the model's specification", code="model.config")
+        tokenizer = Tokenizer(files, max_length=spec.max_sequence_length, vocab_size=config.vocab_size)
+        graph = build_graph(config, spec, Weights(files[WEIGHTS_FILE]))
+        return cls(spec=spec, tokenizer=tokenizer, engine=Engine(graph, threads=threads))
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        return self.spec.dimension
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Tokens of a text that count, special ones included; the rest is cut off."""
+        return self.spec.max_sequence_length
+
+    def encode(self, texts: str | Sequence[str]) -> Array:
+        """float32 (texts, dimension) in the order given; (dimension,) for a single string.
+
+        Raises `RequestError` for anything but Unicode strings.
+        """
+        if isinstance(texts, str):
+            vector: Array = self.run(self.tokenize([texts]))[0]
+            return vector
+        return self.run(self.tokenize(texts))
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, cut at `max_sequence_length`."""
+        return self._tokenizer(texts)
+
+    def run(self, ids: Sequence[Sequence[int]]) -> Array:
+        """Vectors of what `tokenize` gave: float32 (texts, dimension), order kept."""
+        vectors = np.empty((len(ids), self.dimension), np.float32)
+        for rows in group_by_length([len(tokens) for tokens in ids]):
+            shape = len(rows), len(ids[rows[-1]])
+            padded, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+            for row, index in enumerate(rows):
+                padded[row, : len(ids[index])] = ids[index]
+                mask[row, : len(ids[index])] = 1
+            vectors[rows] = self._engine.run(padded, mask)
+        return vectors
+
+
+def group_by_length(lengths: Sequence[int], *, budget: int = TOKENS_PER_RUN) -> list[list[int]]:
+    """Indices of texts of similar length, ascending: each group padded to its longest is within `budget` tokens.
+
+    A text longer than that is alone, and none is padded to more than twice its length, past the first 32 tokens
+    where a call's own cost outweighs the padding.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[index]
+        if groups:
+            group = groups[-1]
+            shortest = lengths[group[0]]
+            if (len(group) + 1) * length <= budget and length <= max(_MAX_PADDING * shortest, 32):
+                group.append(index)
+                continue
+        groups.append([index])
+    return groups

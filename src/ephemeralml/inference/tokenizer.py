@@ -1,0 +1,88 @@
+"""Texts to token ids, exactly as sentence-transformers does, but never padded here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from ephemeralml.errors import ModelError, RequestError
+from ephemeralml.package.model import Buffer, read_json_object
+
+
+class Tokenizer:
+    """A folder's tokenizer, from tokenizer.json or else vocab.txt, truncating at `max_length` tokens. Thread-safe.
+
+    Raises `ModelError` for files that are missing or malformed, or when tokens lie outside `vocab_size`.
+    """
+
+    def __init__(self, files: Mapping[str, Buffer], *, max_length: int, vocab_size: int) -> None:
+        try:
+            tokenizer = _read_tokenizer(files)
+        except ModelError:
+            raise
+        # The library raises bare exceptions of its own for what it cannot read.
+        except Exception:  # noqa: BLE001
+            raise ModelError("the tokenizer's files are malformed", code="model.tokenizer") from None
+        # Published tokenizer.json files carry a padding and a truncation of their own, often to 128 tokens.
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length)
+        if max(tokenizer.get_vocab(with_added_tokens=True).values(), default=vocab_size) >= vocab_size:
+            raise ModelError(
+                "the tokenizer has tokens that the model's vocab_size does not cover", code="model.tokenizer"
+            )
+        if not tokenizer.encode("").ids:
+            raise ModelError("the tokenizer adds no special tokens", code="model.tokenizer")
+        self._tokenizer = tokenizer
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included. Raises `RequestError` for what is not Unicode text."""
+        check_texts(texts)
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse anything but `str` without lone surrogates: `RequestError` ``request.type`` or ``request.unicode``."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        raise RequestError("texts must be a list of strings", code="request.type")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise RequestError(f"text {index} is not a string", code="request.type")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RequestError(f"text {index} has a lone surrogate: not Unicode text", code="request.unicode") from None
+
+
+def _read_tokenizer(files: Mapping[str, Buffer]) -> FastTokenizer:
+    if "tokenizer.json" in files:
+        tokenizer = FastTokenizer.from_buffer(bytes(files["tokenizer.json"]))
+    elif "vocab.txt" in files:
+        settings = read_json_object(files, "tokenizer_config.json", optional=True)
+        tokenizer = _word_piece(bytes(files["vocab.txt"]).decode(), settings)
+    else:
+        raise ModelError("the model has neither tokenizer.json nor vocab.txt", code="model.missing")
+    # BGE's folders ask for lower case here too; doing it twice changes nothing.
+    if read_json_object(files, "sentence_bert_config.json", optional=True).get("do_lower_case"):
+        following = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *following])
+    return tokenizer
+
+
+def _word_piece(vocabulary: str, settings: Mapping[str, Any]) -> FastTokenizer:
+    vocab = {token: index for index, token in enumerate(vocabulary.splitlines())}
+    special = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
+    if not vocab.keys() >= set(special):
+        raise ModelError("vocab.txt lacks BERT's special tokens", code="model.tokenizer")
+    tokenizer = FastTokenizer(models.WordPiece(vocab, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
