@@ -1,1 +1,8 @@
-"""…"""
+"""The data owner's side."""
+
+from __future__ import annotations
+
+from ephemeralml.client.client import Client
+from ephemeralml.client.result import EmbedResult
+
+__all__ = ["Client", "EmbedResult"]

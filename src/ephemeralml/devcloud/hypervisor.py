@@ -6,12 +6,14 @@ Nothing about this is confidential: whoever runs this process can read the encla
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 from ephemeralml.devcloud.measure import measure
 from ephemeralml.devcloud.nsm import SoftwareNsm
@@ -28,27 +30,29 @@ class LocalEnclave:
     """A started enclave process and the thread that answers its NSM requests. Use as a context manager."""
 
     def __init__(self, *, configuration: Path, listen: Address, host: Address, root: DevelopmentRoot) -> None:
+        # Read once: what is measured below is what the enclave gets, whatever happens to the file meanwhile.
+        content = Configuration.read(configuration)
+        measured = Configuration.parse(content).to_bytes()
         ours, theirs = socket.socketpair()
         self._nsm = ours
-        with theirs:
+        with theirs, _pipe_holding(content) as pipe:
             # No environment but the interpreter's own needs: credentials of the host stay outside.
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
                     *(sys.executable, "-I", "-m", "ephemeralml.enclave"),
-                    *("--configuration", str(configuration)),
+                    *("--configuration", f"/dev/fd/{pipe.fileno()}"),
                     *("--listen", str(listen)),
                     *("--host", str(host)),
                     *("--nsm-fd", str(theirs.fileno())),
                 ],
                 stdin=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), pipe.fileno()),
                 env={"PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
         # Measured after the start, so that both happen at once; the enclave waits for the NSM's first answer.
         try:
-            measurements = measure(Configuration.load(configuration).to_bytes())
-            software = SoftwareNsm(root, measurements)
+            software = SoftwareNsm(root, measure(measured))
         except BaseException:
             self.close()
             raise
@@ -75,6 +79,14 @@ class LocalEnclave:
             self.process.kill()
             self.process.wait()
         self._nsm.close()
+
+
+def _pipe_holding(content: bytes) -> BinaryIO:
+    # A pipe takes 64 KiB before anybody reads, as much as a configuration may have.
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as stream:
+        stream.write(content)
+    return os.fdopen(reading, "rb")
 
 
 def _serve_nsm(connection: socket.socket, software: SoftwareNsm) -> None:

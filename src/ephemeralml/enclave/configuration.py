@@ -26,6 +26,11 @@ class Configuration:
     @classmethod
     def load(cls, path: Path) -> Configuration:
         """Read JSON. Raises `ConfigurationError` for unknown keys, wrong types or a file that is not there."""
+        return cls.parse(cls.read(path))
+
+    @staticmethod
+    def read(path: Path) -> bytes:
+        """The bytes of a configuration file, capped. Raises `ConfigurationError`."""
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -35,10 +40,15 @@ class Configuration:
             ) from error
         if len(data) > MAX_BYTES:
             raise _bad(f"{path} is larger than {MAX_BYTES} bytes")
+        return data
+
+    @classmethod
+    def parse(cls, data: bytes) -> Configuration:
+        """From the bytes of a configuration file. Raises `ConfigurationError`."""
         try:
             value = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise _bad(f"{path} is not JSON: {error}") from error
+            raise _bad(f"not JSON: {error}") from error
         return cls.from_value(value)
 
     @classmethod

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ephemeralml.errors import ConfigurationError, EphemeralMLError
 from ephemeralml.host.relay import Relay, Relayed
@@ -85,10 +86,11 @@ async def _until_stopped(
 ) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    stopped = asyncio.create_task(stop.wait())
-    ended = asyncio.create_task(process.wait() if process else asyncio.Event().wait())
+    stopped: asyncio.Future[object] = asyncio.ensure_future(stop.wait())
+    ended: asyncio.Future[object] = asyncio.ensure_future(process.wait() if process else asyncio.Event().wait())
     try:
-        await asyncio.wait({stopped, ended, booted}, return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [stopped, ended, booted]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if booted.done():
             on_ready(booted.result())
             await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -129,9 +129,9 @@ def _read_modules(files: Mapping[str, Buffer], config: Mapping[str, Any]) -> tup
         raise ModelError("modules.json is not a list of modules", code="model.config")
     # Only the class name is stable: sentence-transformers has moved the modules' packages between releases.
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
-    _require(kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]), "modules.json", kinds)
+    _require(kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]), "modules", kinds)
     paths = [module.get("path") for module in modules[:2]]
-    _require(paths == ["", "1_Pooling"], "modules.json folders", paths)
+    _require(paths == ["", "1_Pooling"], "module folders", paths)
     return _read_pooling(files, config), len(kinds) == 3
 
 
@@ -148,6 +148,7 @@ def _read_pooling(files: Mapping[str, Buffer], config: Mapping[str, Any]) -> Poo
     else:
         flags = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
         modes = [flags.get(key, key) for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+        modes = modes or ["mean"]
     _require(list(modes) in (["mean"], ["cls"]), "pooling", modes)
     return cast("Pooling", modes[0])
 

@@ -1,0 +1,232 @@
+"""One sealed session over one socket, shared by threads: whoever waits for an answer reads for all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from hashlib import sha256
+
+from ephemeralml.attestation import Policy
+from ephemeralml.client.result import EmbedResult
+from ephemeralml.errors import BusyError, EphemeralMLError, RequestError, SessionError, TransportError
+from ephemeralml.receipts import Bundle, ReceiptPolicy, verify_receipt
+from ephemeralml.session.blocking import read_frame, write_all
+from ephemeralml.session.frames import FrameType
+from ephemeralml.session.handshake import Attested, ClientHandshake, check_accept, now
+from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, RECORD_FRAME_BYTES
+from ephemeralml.session.messages import (
+    NONCE_BYTES,
+    SALT_BYTES,
+    EmbedRequest,
+    EmbedResponse,
+    Notice,
+    Refusal,
+    Request,
+    Response,
+)
+from ephemeralml.session.records import MAX_PLAINTEXT, Opener, Sealer
+from ephemeralml.session.transport import Address, connect
+
+# Of a receipt's time against ours; the enclave's clock is the host's to some degree.
+_CLOCK_SKEW_SECONDS = 300
+
+
+class SessionEndedError(TransportError):
+    """The session ended without an answer and without a violation; a new one may be opened and asked again."""
+
+
+class Connection:
+    """A verified enclave at the other end. Raises before anything was sent when the evidence does not pass `policy`."""
+
+    def __init__(self, address: Address, *, policy: Policy, timeout: float) -> None:
+        self._socket = connect(address, timeout=timeout)
+        try:
+            self._open(policy)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._sending = threading.Lock()
+        self._state = threading.Condition()
+        self._reading = False
+        self._confirmed = False
+        self._failure: EphemeralMLError | None = None
+        self._answers: dict[int, Response | Refusal] = {}
+        self._waiting: set[int] = set()
+        self._next_id = 0
+        self._previous: bytes | None = None
+
+    def _open(self, policy: Policy) -> None:
+        handshake = ClientHandshake()
+        write_all(self._socket, handshake.hello())
+        kind, body = read_frame(self._socket, limit=HANDSHAKE_FRAME_BYTES)
+        if kind is FrameType.ALERT:
+            raise _alerted(body)
+        if kind is not FrameType.EVIDENCE:
+            raise SessionError(f"the enclave sent {kind.name} where its evidence is due", code="handshake.order")
+        self.attested: Attested
+        self.attested, self._keys, opening = handshake.receive_evidence(body, policy=policy, at=now())
+        # The key confirmation comes with the first answer: waiting for it here would cost a round trip.
+        write_all(self._socket, opening)
+        self._sealer = Sealer(self._keys.client_to_enclave, self._keys.session_id)
+        self._opener = Opener(self._keys.enclave_to_client, self._keys.session_id)
+
+    @property
+    def ended(self) -> bool:
+        """Whether this connection can carry no further request."""
+        return self._failure is not None
+
+    def embed(self, texts: tuple[str, ...]) -> EmbedResult:
+        """Ask once. Raises `SessionEndedError` when a new connection may be asked again, else as `Client.embed`."""
+        with self._state:
+            previous = self._previous
+        asked = EmbedRequest(texts, os.urandom(NONCE_BYTES), os.urandom(SALT_BYTES), previous)
+        body = asked.to_bytes()
+        answer = self._exchange(body)
+        receipt = verify_receipt(
+            answer.receipt,
+            public_key=self.attested.receipt_key,
+            policy=ReceiptPolicy(
+                expected_nonce=asked.nonce,
+                expected_model_hash=self.attested.manifest.digest,
+                expected_platform="nitro-pcr",
+                max_age_secs=_CLOCK_SKEW_SECONDS,
+            ),
+        )
+        evidence = self.attested.evidence
+        claims = receipt.claims
+        if (
+            claims.request_hash != sha256(body).digest()
+            or claims.response_hash != sha256(answer.body).digest()
+            or claims.attestation_doc_hash != sha256(evidence.document).digest()
+        ):
+            raise SessionError("the receipt is not for this request and its answer", code="receipt.binding")
+        response = EmbedResponse.from_bytes(answer.body)
+        if len(response.vectors) != len(texts):
+            raise SessionError("the answer does not hold one vector for each text", code="response.count")
+        with self._state:
+            self._previous = receipt.sha256
+        return EmbedResult(
+            vectors=response.vectors,
+            tokens=response.tokens,
+            receipt=receipt,
+            bundle=Bundle(receipt=answer.receipt, document=evidence.document, manifest=evidence.manifest),
+            request=body,
+            response=answer.body,
+        )
+
+    def close(self) -> None:
+        """Tell the enclave, and hang up. Never raises."""
+        try:
+            with self._sending:
+                if self._failure is None:
+                    notice = Notice("closed", "the client is done").to_bytes()
+                    write_all(self._socket, self._sealer.seal(FrameType.CLOSE, notice))
+        except EphemeralMLError:
+            pass
+        finally:
+            self._fail(SessionEndedError("the connection was closed", code="session.closed"))
+
+    def _exchange(self, body: bytes) -> Response:
+        with self._state:
+            identifier = self._next_id
+            self._next_id = (self._next_id + 1) % 2**32
+            self._waiting.add(identifier)
+        message = Request(identifier, body).to_bytes()
+        if len(message) > MAX_PLAINTEXT:
+            raise RequestError("the texts are too large for one request; send fewer at a time", code="request.size")
+        try:
+            with self._sending:
+                if self._failure is not None:
+                    raise self._failure
+                write_all(self._socket, self._sealer.seal(FrameType.REQUEST, message))
+            answer = self._wait(identifier)
+        except EphemeralMLError as error:
+            self._fail(error)
+            raise _again(error) from error
+        finally:
+            with self._state:
+                self._waiting.discard(identifier)
+                self._answers.pop(identifier, None)
+        if isinstance(answer, Response):
+            return answer
+        if answer.retry_after_ms is not None:
+            raise BusyError(f"the enclave is busy: {answer.message}", retry_after=answer.retry_after_ms / 1000)
+        raise RequestError(f"the enclave refuses the request: {answer.message}", code=answer.code)
+
+    def _wait(self, identifier: int) -> Response | Refusal:
+        while True:
+            with self._state:
+                while identifier not in self._answers and self._reading and self._failure is None:
+                    self._state.wait()
+                if identifier in self._answers:
+                    return self._answers[identifier]
+                if self._failure is not None:
+                    raise self._failure
+                self._reading = True
+            try:
+                self._read_one()
+            finally:
+                with self._state:
+                    self._reading = False
+                    self._state.notify_all()
+
+    def _read_one(self) -> None:
+        try:
+            kind, body = read_frame(self._socket, limit=RECORD_FRAME_BYTES)
+            if kind is FrameType.ALERT:
+                raise _alerted(body)
+            if not self._confirmed:
+                if kind is not FrameType.ACCEPT:
+                    raise SessionError(f"the enclave sent {kind.name} where ACCEPT is due", code="handshake.order")
+                check_accept(body, self._keys)
+                self._confirmed = True
+                return
+            self._deliver(kind, self._opener.open(kind, body))
+        except EphemeralMLError as error:
+            self._fail(error)
+            raise
+
+    def _deliver(self, kind: FrameType, plaintext: bytes) -> None:
+        answer: Response | Refusal
+        if kind is FrameType.RESPONSE:
+            answer = Response.from_bytes(plaintext)
+        elif kind is FrameType.REFUSAL:
+            answer = Refusal.from_bytes(plaintext)
+        elif kind is FrameType.CLOSE:
+            notice = Notice.from_bytes(plaintext)
+            raise SessionEndedError(f"the enclave ended the session: {notice.message}", code=f"session.{notice.code}")
+        else:
+            raise SessionError(f"the enclave sent {kind.name} where an answer is due", code="session.order")
+        with self._state:
+            if answer.id not in self._waiting:
+                raise SessionError("the enclave answered what was not asked", code="session.order")
+            self._answers[answer.id] = answer
+
+    def _fail(self, error: EphemeralMLError) -> None:
+        with self._state:
+            if self._failure is None:
+                self._failure = error
+            self._state.notify_all()
+        # Wakes a reader that another thread left in recv.
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        finally:
+            self._socket.close()
+
+
+def _again(error: EphemeralMLError) -> EphemeralMLError:
+    """A broken transport is worth one new session; a violation, a refusal or a timeout is not."""
+    if isinstance(error, TransportError) and error.code == "transport.closed":
+        return SessionEndedError(str(error), code="session.lost")
+    return error
+
+
+def _alerted(body: bytes) -> EphemeralMLError:
+    notice = Notice.from_bytes(body)
+    said = f"the host or the enclave says: {notice.message}"
+    if notice.code in {"busy", "unavailable"}:
+        return BusyError(said, code=notice.code)
+    return SessionError(said, code=f"alert.{notice.code}")
