@@ -16,36 +16,15 @@ from tokenizers import Tokenizer, models
 
 from ephemeralml.errors import EphemeralMLError, ModelError, RequestError, UnsupportedModelError
 from ephemeralml.inference import Encoder
+from ephemeralml.inference.bert import Graph
 from ephemeralml.inference.encoder import TOKENS_PER_RUN, group_by_length
+from ephemeralml.inference.engine import Engine
 from ephemeralml.package.model import CONFIG_FILES, read_model_spec
 
 Float64 = npt.NDArray[np.float64]
 VOCABULARY = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "while",
-    "it",
-    "rained",
-    "hard",
-    "outside",
-    "##s",
-    "##ing",
-    "##ed",
-    "play",
-    "walk",
-    "dog",
-    ",",
-    ".",
-    "!",
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "while", "it", "rained"),
+    *("hard", "outside", "##s", "##ing", "##ed", "play", "walk", "dog", ",", ".", "!"),
 ]
 TEXTS = ["the cat sat on the mat .", "", "dogs walked , while it rained", "unknown", "A DOG playing!", "it " * 50]
 
@@ -381,6 +360,12 @@ def test_what_the_engine_refuses_is_typed(tiny: Encoder) -> None:
     assert caught.value.code == "inference.engine"
     with pytest.raises(EphemeralMLError):
         tiny.run([[2] * 100])
+
+
+def test_a_graph_the_runtime_cannot_read_is_a_model_error() -> None:
+    with pytest.raises(ModelError) as caught:
+        Engine(Graph(b"not a model", {}))
+    assert caught.value.code == "model.engine"
 
 
 def test_groups_keep_to_the_budget_and_to_similar_lengths() -> None:

@@ -18,8 +18,8 @@ from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, read_json
 
 WEIGHTS_FILE: Final = "model.safetensors"
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt")
-TOKENS_PER_RUN: Final = 1024
-"""Padded tokens of one engine call at most (or one text): throughput is flat from here on, only waiting grows."""
+TOKENS_PER_RUN: Final = 512
+"""Padded tokens of one engine call at most (or one text): larger calls leave the caches and make others wait longer."""
 
 _MAX_PADDING: Final = 2
 _MAX_TOKENIZER_BYTES: Final = 64 << 20

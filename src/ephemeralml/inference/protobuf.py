@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Attribute: TypeAlias = int | float | str
+Attribute: TypeAlias = int | float
 
 FLOAT: Final = 1
 INT32: Final = 6
@@ -81,9 +81,7 @@ def _attribute(name: str, value: Attribute) -> bytes:
     label = _bytes(1, name.encode())
     if isinstance(value, float):
         return label + _key(2, 5) + struct.pack("<f", value) + _integer(20, 1)
-    if isinstance(value, int):
-        return label + _integer(3, value) + _integer(20, 2)
-    return label + _bytes(4, value.encode()) + _integer(20, 3)
+    return label + _integer(3, value) + _integer(20, 2)
 
 
 def _bytes(field: int, data: bytes) -> bytes:

@@ -1,0 +1,5 @@
+"""`python -m ephemeralml.cli`."""
+
+from ephemeralml.cli import main
+
+main()

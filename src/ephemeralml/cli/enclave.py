@@ -1,0 +1,72 @@
+"""The enclave on the local platform: measure it, run it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.errors import EphemeralMLError
+from ephemeralml.session.transport import Address
+
+app = typer.Typer(
+    help="An enclave on this machine (local platform: real protocol, not confidential).", no_args_is_help=True
+)
+
+
+@app.command()
+def measure(
+    configuration: Annotated[Path, typer.Argument(help="The enclave's configuration, JSON.")],
+) -> None:
+    """Print the measurements that an enclave with this configuration and this code has.
+
+    Example: ephemeralml enclave measure enclave.json > measurements.json
+    """
+    from ephemeralml.devcloud.measure import measure as compute  # noqa: PLC0415
+    from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
+
+    pcrs = compute(Configuration.load(configuration).to_bytes())
+    print(json.dumps({f"PCR{index}": value.hex() for index, value in pcrs.items()}, indent=2))
+
+
+@app.command()
+def run(
+    configuration: Annotated[Path, typer.Argument(help="The enclave's configuration, JSON.")],
+    *,
+    listen: Annotated[str, typer.Option(help="Where the enclave listens: unix:///path or tcp://HOST:PORT.")],
+    host: Annotated[str, typer.Option(help="Where the host's services listen.")],
+    root: Annotated[Path, typer.Option(help="Folder of the development root; made when it does not exist.")],
+) -> None:
+    """Run an enclave process under a software NSM, until it ends or is stopped.
+
+    Example: ephemeralml enclave run enclave.json --listen unix:///tmp/e.sock --host unix:///tmp/h.sock --root dev-root
+    """
+    from ephemeralml.devcloud.hypervisor import LocalEnclave  # noqa: PLC0415
+
+    with LocalEnclave(
+        configuration=configuration,
+        listen=Address.parse(listen),
+        host=Address.parse(host),
+        root=development_root(root),
+    ) as enclave:
+        # A stop is a clean end: leave the block, which stops the enclave.
+        signal.signal(signal.SIGTERM, _stop)
+        if status := enclave.wait():
+            raise EphemeralMLError(f"the enclave ended with exit status {status}", code="enclave.ended")
+
+
+def development_root(folder: Path) -> DevelopmentRoot:
+    """The development root in `folder`, made on the spot when there is none."""
+    if not (folder / "root.der").exists():
+        root = DevelopmentRoot.create()
+        root.save(folder)
+        return root
+    return DevelopmentRoot.load(folder)
+
+
+def _stop(*_: object) -> None:
+    raise typer.Exit

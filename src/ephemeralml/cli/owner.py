@@ -1,0 +1,76 @@
+"""The model owner's commands: make a signing key, pack a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from ephemeralml.package import generate_owner_key, load_owner_key, pack, read_model_spec
+from ephemeralml.package.model import CONFIG_FILES
+
+_MAX_CONFIG_BYTES = 4 * 1024 * 1024
+
+
+def keygen(
+    path: Annotated[Path, typer.Argument(help="File for the private key; PATH.pub gets the public one.")],
+) -> None:
+    """Make the model owner's Ed25519 signing key.
+
+    Example: ephemeralml keygen owner.key
+    """
+    key = generate_owner_key(path)
+    print(f"private key  {path} (keep it offline)")
+    print(f"public key   {key.public_key().public_bytes_raw().hex()}  ({path}.pub)")
+    print('next: put the public key into the enclave configuration: {"model_owner": "…"}')
+
+
+def pack_model(
+    folder: Annotated[Path, typer.Argument(help="A sentence-transformers folder (BERT family).")],
+    out: Annotated[Path, typer.Argument(help="The package's folder; must not exist.")],
+    *,
+    key: Annotated[Path, typer.Option(help="The owner's private key, from keygen.")],
+    version: Annotated[int, typer.Option(min=1, help="Rises with every release: older ones can be refused.")],
+    kms_key: Annotated[str, typer.Option(help="ARN of the KMS key that guards the model.")],
+    kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+    model_id: Annotated[str | None, typer.Option(help="Name in manifest and receipts; default: the folder's.")] = None,
+    license_: Annotated[str, typer.Option("--license", help="The weights' license, an SPDX identifier.")] = "unknown",
+) -> None:
+    """Encrypt and sign a model folder.
+
+    Example: ephemeralml pack ./all-MiniLM-L6-v2 ./package --key owner.key --version 1 --kms-key arn:aws:kms:…
+    """
+    from ephemeralml.host.kms import KmsKeyProvider  # noqa: PLC0415 - boto3 takes a third of a second
+
+    owner_key = load_owner_key(key)
+    spec = read_model_spec(_configs(folder))
+    columns = (TextColumn("encrypting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        manifest = pack(
+            folder,
+            out,
+            owner_key=owner_key,
+            version=version,
+            keys=KmsKeyProvider(kms_key, endpoint_url=kms_endpoint),
+            spec=spec,
+            model_id=model_id or folder.resolve().name,
+            license=license_,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    size = sum(artifact.ciphertext_size for artifact in manifest.artifacts)
+    print(f"packed {manifest.model_id} version {manifest.version}: {len(manifest.artifacts)} artifacts, {size:,} bytes")
+    print(f"model digest {manifest.digest.hex()}")
+
+
+def _configs(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name in CONFIG_FILES:
+        path = folder / name
+        if path.is_file() and path.stat().st_size <= _MAX_CONFIG_BYTES:
+            found[name] = path.read_bytes()
+    return found

@@ -1,0 +1,66 @@
+"""The auditor's command: verify a bundle."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ephemeralml.attestation import Policy
+from ephemeralml.errors import AttestationError, EphemeralMLError, ReceiptError
+from ephemeralml.receipts import verify_bundle
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="An .aer bundle.")],
+    *,
+    policy: Annotated[Path, typer.Option(help="What to trust.")],
+    at: Annotated[str | None, typer.Option(help="Time to verify at (ISO 8601); default: the document's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON.")] = False,
+) -> None:
+    """Verify a bundle offline. Exit status 0 only if everything holds, 1 if not, 2 for usage.
+
+    Example: ephemeralml verify proof.aer --policy policy.json
+    """
+    trusted = Policy.load(policy)
+    when = _time(at)
+    # A file that is not there is the caller's mistake, not a verdict.
+    if not bundle.is_file():
+        raise typer.BadParameter(f"{bundle} is not a file")
+    try:
+        verdict = verify_bundle(bundle, policy=trusted, at=when)
+    except EphemeralMLError as error:
+        _print_refusal(error, as_json=as_json)
+        raise typer.Exit(1) from None
+    if as_json:
+        steps = [{"name": step.name, "ok": step.ok, "detail": step.detail} for step in verdict.steps]
+        print(
+            json.dumps(
+                {"ok": True, "platform": verdict.platform, "confidential": verdict.confidential, "steps": steps},
+                indent=2,
+            )
+        )
+    else:
+        print(verdict)
+
+
+def _print_refusal(error: EphemeralMLError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"ok": False, "code": error.code, "error": str(error)}, indent=2))
+        return
+    if isinstance(error, (AttestationError, ReceiptError)) and error.verdict is not None:
+        print(error.verdict)
+    print(f"refused: {error} [{error.code}]")
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not an ISO 8601 time, such as 2026-11-23T12:00:00Z") from None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
