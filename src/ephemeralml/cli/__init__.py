@@ -7,7 +7,8 @@ import sys
 import click
 import typer
 
-from ephemeralml.cli import demo, embed, enclave, host, inspect, kms, owner, policy, verify
+from ephemeralml.cli import embed, enclave, host, inspect, kms, owner, policy, verify
+from ephemeralml.cli.demo import demo
 from ephemeralml.errors import ConfigurationError, EphemeralMLError, PolicyError
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
+app.command("demo")(demo)
 app.command("keygen")(owner.keygen)
 app.command("pack")(owner.pack_model)
 app.command("inspect")(inspect.inspect)
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else "", file=sys.stderr)
+        print(error.format_message(), file=sys.stderr)
         status = 2
     except click.ClickException as error:
         error.show()

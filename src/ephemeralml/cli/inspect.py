@@ -39,7 +39,7 @@ def inspect(
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     if path.is_dir():
-        return "package", _plain(Manifest.verify(FolderSource(path).manifest(), owner=None))
+        return "package", _manifest(FolderSource(path).manifest())
     with path.open("rb") as file:
         data = file.read(_MAX_BYTES)
     for kind, reader in (("bundle", _bundle), ("receipt", _receipt), ("manifest", _manifest), ("document", _document)):
@@ -60,7 +60,7 @@ def _bundle(data: bytes) -> dict[str, Any]:
 
 
 def _receipt(data: bytes) -> dict[str, Any]:
-    return _plain(Claims.from_payload(cose.parse(data, tagged=True, limit=_RECEIPT_BYTES).payload))
+    return dict(_plain(Claims.from_payload(cose.parse(data, tagged=True, limit=_RECEIPT_BYTES).payload)))
 
 
 def _manifest(data: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
+from ephemeralml.errors import EphemeralMLError
 from ephemeralml.session.blocking import read_exactly
 from ephemeralml.session.frames import HEADER, FrameType
 from ephemeralml.session.transport import Address, connect
@@ -66,7 +67,7 @@ class HostileRelay:
                     for frame in self._attack(FrameType(kind), header + read_exactly(client, length)):
                         enclave.sendall(frame)
             # Either end left: that is what an attack ends with.
-            except Exception:
+            except (EphemeralMLError, OSError):
                 return
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -71,7 +70,7 @@ def _main_job(world: World, model: Path) -> None:
     print(
         "  "
         + run(
-            *pack, "--version", "1", "--model-id", "all-MiniLM-L6-v2", *_out(here / "package"), environment=owner
+            *pack, "--version", "1", "--model-id", "all-MiniLM-L6-v2", str(here / "package"), environment=owner
         ).splitlines()[0]
     )
     print(f"  {time.perf_counter() - before:.1f} s, command included")
@@ -99,7 +98,7 @@ def _main_job(world: World, model: Path) -> None:
         print(f"  the model: {manifest.model_id} version {manifest.version}, digest {manifest.digest.hex()[:32]}…")
         _step("Attacks, each of which must be refused")
         second = here / "second"
-        run(*pack, "--version", "2", "--model-id", "all-MiniLM-L6-v2", *_out(second), environment=owner)
+        run(*pack, "--version", "2", "--model-id", "all-MiniLM-L6-v2", str(second), environment=owner)
         show_refusals(world, relay=ready["relay"], policy=policy, bundle=bundle, configuration=configuration)
     print("\nThis machine is the 'local' platform: real protocol and cryptography, but NOT CONFIDENTIAL.")
     print("Whoever runs it can read the enclave's memory. Only AWS Nitro hardware changes that.")
@@ -147,13 +146,8 @@ def _model(folder: Path | None) -> Path:
     return Path(found.submodule_search_locations[0]) / "model"
 
 
-def _out(folder: Path) -> tuple[str, ...]:
-    return (str(folder),)
-
-
 def _step(text: str) -> None:
-    _step.count = getattr(_step, "count", 0) + 1  # type: ignore[attr-defined]
-    print(f"\n{_step.count}. {text}")  # type: ignore[attr-defined]
+    print(f"\n• {text}", flush=True)
 
 
 def _indented(text: str) -> str:

@@ -104,7 +104,7 @@ class World:
         self.kms_url = self.kms.wait_for("serving on").split()[-1]
 
     def environment(self, profile: str) -> dict[str, str]:
-        """This process's environment with the credentials of ``owner`` or ``host`` and nobody else's."""
+        """The environment of the demo with the credentials of ``owner`` or ``host`` and nobody else's."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return mine | {"AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "kms" / "credentials"), "AWS_PROFILE": profile}
 

