@@ -192,20 +192,19 @@ def test_every_field_is_needed_and_no_other_allowed(fields: dict[str, Any]) -> N
 
 
 def test_every_field_has_one_type(fields: dict[str, Any]) -> None:
+    others: list[object] = [None, True, 7, b"x", "x", [], {}]
     for path in ((), ("spec",), ("key",), ("artifacts", 0), ("key", "encryption_context")):
         inner: Any = fields
         for step in path:
             inner = inner[step]
         for name, good in list(inner.items()):
-            for bad in (None, True, -1, 1.5 if False else 0, 2**63, b"", b"x", "", "x" * 300, [], [[]], {}, {"a": 1}):
-                if type(bad) is type(good) and name in {"normalize", "created_at", "wrapped_dek"}:
-                    continue
-                if type(bad) is int and type(good) is int and name in {"created_at"}:
+            for bad in others:
+                if type(bad) is type(good):
                     continue
                 inner[name] = bad
                 with pytest.raises(PackageError) as caught:
                     Manifest.verify(sign_value(fields), owner=None)
-                assert caught.value.code.startswith("manifest."), (name, bad)
+                assert caught.value.code in {"manifest.malformed", "manifest.format"}, (name, bad)
             inner[name] = good
     Manifest.verify(sign_value(fields), owner=OWNER)
 
@@ -266,8 +265,10 @@ def test_artifact_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../a", "a/../b", "a/..", "/a", "a/", "a//b", "./a", "a/.b", ".a", "a\\b", "C:\\a", "C:a", "a b"]
-    + ["a\n", "a\x00", "é", "~", "-a", "a/-b", "x" * 256, "a:b", "*", None, 1, b"a"],
+    [
+        *("", ".", "..", "../a", "a/../b", "a/..", "/a", "a/", "a//b", "./a", "a/.b", ".a", "a\\b", "C:\\a", "C:a"),
+        *("a b", "a\n", "a\x00", "é", "~", "-a", "a/-b", "x" * 256, "a:b", "*", None, 1, b"a"),
+    ],
 )
 def test_unsafe_artifact_names(name: object) -> None:
     assert not is_artifact_name(name)
@@ -322,7 +323,7 @@ def test_aliases_and_other_arns_are_refused(arn: str, manifest: Manifest) -> Non
 def test_key_record_limits(manifest: Manifest, make_manifest: MakeManifest) -> None:
     for change in ({"provider": "other"}, {"wrapped_dek": b""}, {"wrapped_dek": bytes(6145)}):
         with pytest.raises(PackageError) as caught:
-            dataclasses.replace(manifest.key, **change)  # type: ignore[arg-type]
+            dataclasses.replace(manifest.key, **change)
         assert caught.value.code == "manifest.malformed"
     for context in ({}, encryption_context(bytes(16), "test/model"), {**manifest.key.encryption_context, "a": "b"}):
         with pytest.raises(PackageError, match="encryption_context"):
@@ -351,14 +352,24 @@ def test_artifact_by_name(manifest: Manifest) -> None:
 
 def test_size_limit(make_manifest: MakeManifest, manifest: Manifest) -> None:
     (weights,) = manifest.artifacts
-    names = [f"{index:02}/".ljust(255, "x") for index in range(MAX_ARTIFACTS)]
-    artifacts = tuple(dataclasses.replace(weights, name=name) for name in names)
-    large = make_manifest(owner=OWNER, artifacts=artifacts)
-    assert len(large.sign(KEY)) < MAX_MANIFEST_SIZE
-    key = KEY.public_key()
-    assert key is not None
-    for size in (MAX_MANIFEST_SIZE + 1, 1 << 20):
-        assert refused(bytes(size)) == "manifest.too_large"
+    model_id = "\U00010151" * 256
+    largest = make_manifest(
+        owner=OWNER,
+        model_id=model_id,
+        license=model_id,
+        artifacts=tuple(
+            dataclasses.replace(weights, name=f"{index:02}".ljust(255, "x")) for index in range(MAX_ARTIFACTS)
+        ),
+        key=dataclasses.replace(
+            manifest.key,
+            encryption_context=encryption_context(manifest.package_id, model_id),
+            wrapped_dek=bytes(6144),
+        ),
+    )
+    signed = largest.sign(KEY)
+    assert 34_000 < len(signed) <= MAX_MANIFEST_SIZE
+    assert Manifest.verify(signed, owner=OWNER) == largest
+    assert refused(bytes(MAX_MANIFEST_SIZE + 1)) == "manifest.too_large"
 
 
 @settings(max_examples=300)
@@ -384,10 +395,9 @@ def test_any_signed_value_in_any_place(manifest: Manifest, value: object, data: 
     inner[data.draw(st.sampled_from(sorted(inner)))] = value
     try:
         back = Manifest.verify(sign_value(fields), owner=None)
-    except PackageError as error:
-        assert error.code.startswith("manifest.")
-    else:
-        assert cbor.decode(back.to_payload()) == fields
+    except PackageError:
+        return
+    assert cbor.decode(back.to_payload()) == fields
 
 
 @settings(max_examples=300)

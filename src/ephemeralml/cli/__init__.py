@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from ephemeralml.cli import embed, enclave, host, inspect, kms, owner, policy, verify
@@ -33,24 +32,18 @@ app.command("verify")(verify.verify)
 
 def main() -> None:
     """Entry point of the `ephemeralml` command."""
+    # Usage errors, --help and exit statuses are typer's to end with; what remains is ours.
     try:
-        status = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        status = 2
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        app()
+        status = 0
+    except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status = 130
     except EphemeralMLError as error:
         print(f"ephemeralml: {error} [{error.code}]", file=sys.stderr)
         status = 2 if isinstance(error, (ConfigurationError, PolicyError)) else 1
-    except BrokenPipeError:
-        status = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"ephemeralml: {where}{error.strerror or error}", file=sys.stderr)
         status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)

@@ -182,13 +182,10 @@ class Manifest:
         return cbor.encode(value)
 
     def sign(self, private_key: Ed25519PrivateKey) -> bytes:
-        """The tagged COSE_Sign1 (EdDSA). Raises `PackageError`: ``manifest.owner`` (another key) or ``.too_large``."""
+        """The tagged COSE_Sign1 (EdDSA). Raises `PackageError` (``manifest.owner``) for a key that is not `owner`'s."""
         if private_key.public_key().public_bytes_raw() != self.owner:
             raise PackageError("the signing key is not the manifest's owner", code="manifest.owner")
-        signed = cose.sign(self.to_payload(), private_key, protected=_PROTECTED, tagged=True)
-        if len(signed) > MAX_MANIFEST_SIZE:
-            raise PackageError(f"the manifest is larger than {MAX_MANIFEST_SIZE} bytes", code="manifest.too_large")
-        return signed
+        return cose.sign(self.to_payload(), private_key, protected=_PROTECTED, tagged=True)
 
     @classmethod
     def verify(cls, signed: bytes, *, owner: bytes | None) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -56,15 +57,14 @@ class FolderSource:
     def _open_file(self, name: str, *, limit: int, too_large: str) -> Iterator[Reader]:
         path = self._folder / name
         try:
-            # O_NONBLOCK: opening a FIFO someone put there must not hang.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            # Unbuffered: readers ask for large pieces.
+            file = io.FileIO(path, opener=_open_nonblocking)
         except FileNotFoundError:
             raise PackageError(f"{path} is missing: the package is incomplete", code="package.missing") from None
         except OSError as error:
             raise _unreadable(path, error) from error
-        # Unbuffered: readers ask for large pieces.
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
+        with file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise PackageError(f"{path} is not a regular file", code="package.unreadable")
             if status.st_size > limit:
@@ -77,6 +77,11 @@ class FolderSource:
                     raise _unreadable(path, error) from error
 
             yield read
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Opening a FIFO someone put there must not hang."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unreadable(path: Path, error: OSError) -> PackageError:
