@@ -104,8 +104,8 @@ def bind_session(
     """
     try:
         binding = _check_key(verdict, hpke_public_key)
-        bound = "the receipt key" if hpke_public_key is None else "the receipt key and the session's HPKE key"
-        verdict = verdict.passed("key binding", f"{bound} belong to this enclave")
+        bound = "receipt key" if hpke_public_key is None else "receipt key and the session's HPKE key"
+        verdict = verdict.passed("key binding", f"attested: the {bound}")
         _check_model(binding, policy, model_digest, model_version)
         return verdict.passed("model", f"{model_digest.hex()[:16]}…, version {model_version}")
     except AttestationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import partial
 
 from ephemeralml.enclave.boot import Booted
@@ -35,9 +36,10 @@ class Server:
     async def serve(self, address: Address, *, ready: Callable[[Address], Awaitable[None]]) -> None:
         """Listen on `address`; `ready` is awaited once with the address really bound."""
         server, bound = await listen(address, self._connected)
-        async with server:
+        # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
+        with closing(server):
             await ready(bound)
-            await server.serve_forever()
+            await asyncio.get_running_loop().create_future()
 
     def _current_key(self) -> HpkeKey:
         if time.monotonic() - self._key_made > self._limits.key_rotation_seconds:

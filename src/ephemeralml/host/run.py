@@ -60,9 +60,10 @@ async def run_host(
     services = Services(source, kms_endpoint=plan.kms_endpoint, on_state=on_state)
     relay = Relay(plan.enclave, on_closed=on_closed)
     service_server, _ = await listen(plan.services, services.connected)
-    async with service_server:
+    # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
+    with contextlib.closing(service_server):
         relay_server, bound = await listen(plan.relay, relay.connected)
-        async with relay_server:
+        with contextlib.closing(relay_server):
             process = await _launch(plan.launch)
             try:
                 await _until_stopped(process, booted, lambda stages: on_ready(bound, stages))

@@ -19,7 +19,8 @@ from ephemeralml.package import stream
 from ephemeralml.package.model import ModelSpec
 
 FORMAT: Final = 1
-MAX_MANIFEST_SIZE: Final = 64 << 10
+# It rides in one handshake frame (64 KiB) beside the attestation document.
+MAX_MANIFEST_SIZE: Final = 32 << 10
 MAX_ARTIFACTS: Final = 64
 MAX_ARTIFACT_SIZE: Final = 4 << 30
 MAX_NAME_LENGTH: Final = 255

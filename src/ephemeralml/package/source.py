@@ -41,7 +41,7 @@ class FolderSource:
         self._folder = Path(folder)
 
     def manifest(self) -> bytes:
-        """The signed manifest, not verified: 64 KiB at most (``manifest.too_large``, ``package.missing``)."""
+        """The signed manifest, not verified: 32 KiB at most (``manifest.too_large``, ``package.missing``)."""
         with self._open_file(MANIFEST_FILE, limit=MAX_MANIFEST_SIZE, too_large="manifest.too_large") as read:
             # A file may grow after its size was checked.
             signed = read(MAX_MANIFEST_SIZE + 1)

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import NoReturn
 
 from ephemeralml.codec import cbor
-from ephemeralml.errors import CodecError, TransportError
+from ephemeralml.errors import TransportError
 
 MESSAGE_BYTES = 64 * 1024
 
@@ -28,17 +28,6 @@ class Ask(IntEnum):
 def malformed(what: str) -> NoReturn:
     """Raise the `TransportError` for a peer that does not follow this protocol."""
     raise TransportError(f"the other end of the host link sent a malformed {what}", code="hostlink.malformed")
-
-
-def read_map(data: bytes, keys: set[str], what: str) -> dict[int | str, cbor.Value]:
-    """A message's map with exactly those keys. Raises `TransportError`."""
-    try:
-        value = cbor.decode(data, limit=MESSAGE_BYTES)
-    except CodecError:
-        malformed(what)
-    if not isinstance(value, dict) or set(value) != keys:
-        malformed(what)
-    return value
 
 
 @dataclass(frozen=True, slots=True)

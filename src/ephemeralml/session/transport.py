@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
+import re
 import socket
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ephemeralml.errors import ConfigurationError, TransportError
 
 BACKLOG = 256
 # Longest path a sockaddr_un holds on Linux (unix(7)).
 _UNIX_PATH_BYTES = 107
+_TCP = re.compile(r"tcp://(?:\[([0-9A-Za-z:.%]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})/?")
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -32,20 +33,18 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """Raises `ConfigurationError` for anything but the two forms."""
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError as error:
-            raise ConfigurationError(f"address {text!r}: {error}", code="address.malformed") from error
-        if parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in {"", "/"}:
-            return cls("tcp", host=parts.hostname, port=port)
-        if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-            if len(parts.path.encode()) > _UNIX_PATH_BYTES:
+        if match := _TCP.fullmatch(text):
+            bracketed, name, port = match.groups()
+            if int(port) < 2**16:
+                return cls("tcp", host=bracketed or name, port=int(port))
+        elif text.startswith("unix:///") and "\0" not in text:
+            path = text.removeprefix("unix://")
+            if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
                 raise ConfigurationError(
                     f"address {text!r}: a Unix socket's path holds at most {_UNIX_PATH_BYTES} bytes; use a shorter one",
                     code="address.malformed",
                 )
-            return cls("unix", path=parts.path)
+            return cls("unix", path=path)
         raise ConfigurationError(
             f"address {text!r} is not of the form tcp://HOST:PORT or unix:///path", code="address.malformed"
         )
@@ -72,7 +71,7 @@ def connect(address: Address, *, timeout: float) -> socket.socket:
             connection.close()
             raise
         return connection
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
 
 
@@ -82,7 +81,7 @@ async def open_stream(address: Address) -> tuple[asyncio.StreamReader, asyncio.S
         if address.scheme == "tcp":
             return await asyncio.open_connection(address.host, address.port)
         return await asyncio.open_unix_connection(address.path)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
 
 
@@ -96,15 +95,25 @@ async def listen(address: Address, handler: Handler) -> tuple[asyncio.Server, Ad
             server = await asyncio.start_server(handler, address.host, address.port, backlog=BACKLOG)
             host, port = server.sockets[0].getsockname()[:2]
             return server, Address("tcp", host=host, port=port)
-        _remove_stale(Path(address.path))
-        server = await asyncio.start_unix_server(handler, address.path, backlog=BACKLOG)
-        Path(address.path).chmod(0o600)
-        return server, address
-    except OSError as error:
+        return await asyncio.start_unix_server(handler, sock=_bound(address.path), backlog=BACKLOG), address
+    except (OSError, UnicodeError) as error:
         raise ConfigurationError(
-            f"cannot listen on {address}: {error.strerror or error}; stop what uses it or choose another address",
+            f"cannot listen on {address}: {_reason(error)}; stop what uses it or choose another address",
             code="address.in_use",
         ) from error
+
+
+def _bound(path: str) -> socket.socket:
+    """A socket bound to `path`, its owner's only; asyncio would take the path from whoever listens there."""
+    _remove_stale(Path(path))
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(path)
+        Path(path).chmod(0o600)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _remove_stale(path: Path) -> None:
@@ -115,15 +124,22 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        # Somebody whose backlog is full is alive: the refusal to bind says the rest.
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            path.unlink(missing_ok=True)
+        except BlockingIOError:
+            return
 
 
-def _unreachable(address: Address, error: OSError) -> TransportError:
+def _reason(error: OSError | UnicodeError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _unreachable(address: Address, error: OSError | UnicodeError) -> TransportError:
     return TransportError(
-        f"cannot reach {address}: {error.strerror or error}; is the host process running there?",
+        f"cannot reach {address}: {_reason(error)}; is the host process running there?",
         code="transport.unreachable",
     )
