@@ -70,12 +70,11 @@ def test_a_peer_that_closes(pair: Pair) -> None:
 
 
 def test_a_peer_that_resets() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as ours:
-            theirs, _ = server.accept()
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-            theirs.close()
-            assert code_of(lambda: read_exactly(ours, 1)) == "transport.closed"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        theirs, _ = server.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        theirs.close()
+        assert code_of(lambda: read_exactly(ours, 1)) == "transport.closed"
 
 
 def test_a_silent_peer(pair: Pair) -> None:

@@ -22,9 +22,10 @@ from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.errors import AttestationError, EphemeralMLError, PackageError, SessionError
 from ephemeralml.package.manifest import Manifest
 from ephemeralml.session import handshake as module
-from ephemeralml.session.frames import HEADER, FrameType, decode_header
+from ephemeralml.session import hpke
+from ephemeralml.session.frames import HEADER, FrameType, decode_header, encode_frame
 from ephemeralml.session.handshake import ClientHandshake, EnclaveHandshake, check_accept, now
-from ephemeralml.session.hpke import HpkeKey, seal
+from ephemeralml.session.hpke import HpkeKey
 from ephemeralml.session.keys import SessionKeys
 from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES
 from ephemeralml.session.records import Opener, Sealer
@@ -68,7 +69,7 @@ def refused(enclave: Enclave, at: datetime, monkeypatch: pytest.MonkeyPatch) -> 
         def never(*_: object, **__: object) -> bytes:
             pytest.fail("a secret was sealed to evidence that was refused")
 
-        monkeypatch.setattr(module.hpke, "seal", never)
+        monkeypatch.setattr(hpke, "seal", never)
         monkeypatch.setattr(module, "derive_keys", never)
         with pytest.raises(EphemeralMLError) as caught:
             client.receive_evidence(evidence, policy=policy or enclave.policy, at=at)
@@ -183,8 +184,8 @@ def test_a_secret_of_another_size_is_refused(enclave: Enclave, size: int) -> Non
     hello = cbor.encode(HELLO)
     nonce = half.receive_hello(hello)
     evidence, _ = half.evidence(nonce, attest=lambda *_: b"document")
-    transcript = sha256(module.encode_frame(FrameType.HELLO, hello) + evidence).digest()
-    sealed = seal(os.urandom(size), enclave.key.public_bytes, info=b"ephemeralml session v1 open" + transcript)
+    transcript = sha256(encode_frame(FrameType.HELLO, hello) + evidence).digest()
+    sealed = hpke.seal(os.urandom(size), enclave.key.public_bytes, info=b"ephemeralml session v1 open" + transcript)
     with pytest.raises(SessionError) as caught:
         half.receive_open(sealed)
     assert caught.value.code == "open.malformed"
@@ -305,22 +306,28 @@ def test_a_policy_that_the_evidence_does_not_meet(
     good = policy.measurements[0]
     wrong = Measurements(pcr0=b"\x55" * 48, pcr1=good.pcr1, pcr2=good.pcr2)
     options: dict[str, Any] = {"measurements": [good], "extra_roots": [enclave.root.der]}
-    options |= {
+    changes: dict[str, dict[str, Any]] = {
         "measurements": {"measurements": [wrong]},
         "root": {"extra_roots": []},
         "model": {"models": [b"m" * 32]},
         "version": {"minimum_model_version": enclave.manifest.version + 1},
-    }[what]
+    }
     client = ClientHandshake()
-    error = refused(shown(client, enclave), client, policy=Policy(**options))
+    error = refused(shown(client, enclave), client, policy=Policy(**options | changes[what]))
     assert isinstance(error, AttestationError)
     assert error.step == {"measurements": "measurements", "root": "chain"}.get(what, "model")
 
 
 def test_user_data_binds_key_model_configuration_and_boot(enclave: Enclave) -> None:
-    half, seen = enclave.handshake(), []
+    half = enclave.handshake()
+    seen: list[tuple[bytes, bytes]] = []
+
+    def attest(user_data: bytes, nonce: bytes) -> bytes:
+        seen.append((user_data, nonce))
+        return b"document"
+
     half.receive_hello(cbor.encode(HELLO))
-    half.evidence(b"n" * 32, attest=lambda data, nonce: seen.append((data, nonce)) or b"")  # type: ignore[func-returns-value]
+    half.evidence(b"n" * 32, attest=attest)
     [(data, nonce)] = seen
     assert nonce == b"n" * 32
     assert SessionBinding.from_user_data(data) == SessionBinding(

@@ -119,7 +119,7 @@ def test_any_values_under_the_right_keys_are_read_or_refused(data: st.DataObject
     )
     encoded = cbor.encode({key: data.draw(VALUES) for key in keys})
     try:
-        read(encoded)  # type: ignore[operator]
+        read(encoded)
     except SessionError as error:
         assert error.code == "message.malformed"  # noqa: PT017
 

@@ -146,6 +146,18 @@ def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
         assert connection.recv(100) == b"new"
 
 
+def test_a_busy_listener_keeps_its_socket_file(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        waiting.connect(str(path))
+        with pytest.raises(ConfigurationError) as caught:
+            asyncio.run(listen(Address.parse(f"unix://{path}"), _echo))
+        assert caught.value.code == "address.in_use"
+        assert path.is_socket()
+
+
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")

@@ -10,7 +10,7 @@ from hashlib import sha256
 from ephemeralml.attestation import Policy
 from ephemeralml.client.result import EmbedResult
 from ephemeralml.errors import BusyError, EphemeralMLError, RequestError, SessionError, TransportError
-from ephemeralml.receipts import Bundle, ReceiptPolicy, verify_receipt
+from ephemeralml.receipts import Bundle, ReceiptPolicy, check_evidence, verify_receipt
 from ephemeralml.session.blocking import read_frame, write_all
 from ephemeralml.session.frames import FrameType
 from ephemeralml.session.handshake import Attested, ClientHandshake, check_accept, now
@@ -93,13 +93,9 @@ class Connection:
                 max_age_secs=_CLOCK_SKEW_SECONDS,
             ),
         )
-        evidence = self.attested.evidence
-        claims = receipt.claims
-        if (
-            claims.request_hash != sha256(body).digest()
-            or claims.response_hash != sha256(answer.body).digest()
-            or claims.attestation_doc_hash != sha256(evidence.document).digest()
-        ):
+        evidence, claims = self.attested.evidence, receipt.claims
+        check_evidence(claims, self.attested.verdict, self.attested.manifest)
+        if claims.request_hash != sha256(body).digest() or claims.response_hash != sha256(answer.body).digest():
             raise SessionError("the receipt is not for this request and its answer", code="receipt.binding")
         response = EmbedResponse.from_bytes(answer.body)
         if len(response.vectors) != len(texts):

@@ -20,6 +20,9 @@ from ephemeralml.session.records import Opener, Sealer, padded_size
 
 # A request names the receipt before it; that one is among the last few issued, or the chain is broken.
 _RECEIPTS_REMEMBERED = 256
+# A request's id and lengths around its body.
+_REQUEST_OVERHEAD = 64
+_TAG_BYTES = 16
 # Room in an answer's record beside the vectors: receipt, salt, counts.
 _ANSWER_OVERHEAD = 4096
 
@@ -97,7 +100,7 @@ class Connection:
             if self._tasks:
                 return
             raise _Ended("idle", "nothing was asked for too long") from None
-        limit = padded_size(self._limits.request_bytes) + 1024
+        limit = padded_size(self._limits.request_bytes + _REQUEST_OVERHEAD) + _TAG_BYTES
         kind, length = decode_header(header, limit=limit)
         if kind is FrameType.CLOSE:
             self._opener.open(kind, await self._body(length))
@@ -126,7 +129,7 @@ class Connection:
 
     async def _answer(self, request: Request) -> None:
         try:
-            asked = self._checked(EmbedRequest.from_bytes(request.body))
+            asked = self._checked(request.body)
             size = 4 * len(asked.texts) * self._dimension + _ANSWER_OVERHEAD
             with self._budget.hold(len(request.body) + 2 * size):
                 embedded = await self._embed(asked.texts)
@@ -147,8 +150,11 @@ class Connection:
         except (OSError, TimeoutError):
             self._writer.transport.abort()
 
-    def _checked(self, request: EmbedRequest) -> EmbedRequest:
+    def _checked(self, body: bytes) -> EmbedRequest:
         limits = self._limits
+        if len(body) > limits.request_bytes:
+            _refuse("request.size", f"a request of {len(body)} bytes, {limits.request_bytes} are allowed")
+        request = EmbedRequest.from_bytes(body)
         if len(request.texts) > limits.texts_per_request:
             _refuse(
                 "request.texts", f"{len(request.texts)} texts in one request, {limits.texts_per_request} are allowed"

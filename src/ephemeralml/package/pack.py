@@ -181,7 +181,6 @@ def _encrypt(item: _Input, work: Path, package_id: bytes, data_key: DataKey, met
     target = work / (item.name + ARTIFACT_SUFFIX)
     target.parent.mkdir(exist_ok=True)
     with item.path.open("rb") as reader, target.open("xb") as writer:
-        _check_unchanged(item, reader)
         writer.write(cipher.header)
         for index in range(cipher.chunks):
             length = cipher.plaintext_length(index)

@@ -6,7 +6,7 @@ from ephemeralml.receipts.bundle import Bundle
 from ephemeralml.receipts.claims import Claims, EnclaveMeasurements
 from ephemeralml.receipts.policy import ReceiptPolicy
 from ephemeralml.receipts.receipt import Receipt, issue_receipt, verify_receipt
-from ephemeralml.receipts.verify import BundleVerdict, verify_bundle
+from ephemeralml.receipts.verify import BundleVerdict, check_evidence, verify_bundle
 
 __all__ = [
     "Bundle",
@@ -15,6 +15,7 @@ __all__ = [
     "EnclaveMeasurements",
     "Receipt",
     "ReceiptPolicy",
+    "check_evidence",
     "issue_receipt",
     "verify_bundle",
     "verify_receipt",

@@ -125,7 +125,7 @@ def _verify_receipt(verdict: Verdict, raw: bytes, manifest: Manifest) -> BundleV
     }
     try:
         receipt = verify_receipt(raw, public_key=verdict.document.public_key or b"")
-        _check_evidence(receipt.claims, verdict, manifest)
+        check_evidence(receipt.claims, verdict, manifest)
     except ReceiptError as error:
         for layer, detail in details.items():
             if layer < error.layer:
@@ -141,8 +141,8 @@ def _verify_receipt(verdict: Verdict, raw: bytes, manifest: Manifest) -> BundleV
     return BundleVerdict(evidence=verdict, manifest=manifest, receipt=receipt)
 
 
-def _check_evidence(claims: Claims, verdict: Verdict, manifest: Manifest) -> None:
-    """Layer 5: the receipt speaks of this very document, enclave, model and session."""
+def check_evidence(claims: Claims, verdict: Verdict, manifest: Manifest) -> None:
+    """Layer 5: the receipt speaks of this very document, enclave, model and session. Raises `ReceiptError`."""
     document = verdict.document
     if not bytes_eq(claims.attestation_doc_hash, document.sha256):
         _refuse("ATTESTATION_DOC_HASH_MISMATCH", "it was issued under another attestation document")

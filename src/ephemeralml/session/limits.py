@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ephemeralml.errors import ConfigurationError
+from ephemeralml.receipts.verify import MAX_SESSION
 
 # Protocol caps: both sides know them before anything is allocated.
 HANDSHAKE_FRAME_BYTES = 64 * 1024
@@ -38,6 +39,11 @@ class Limits:
             value = getattr(self, item.name)
             if type(value) is not int or not 0 < value <= 2**40:
                 raise ConfigurationError(f"limit {item.name} must be a positive integer", code="configuration.limit")
+        if self.lifetime_seconds > MAX_SESSION.total_seconds():
+            raise ConfigurationError(
+                f"limit lifetime_seconds is above {MAX_SESSION.total_seconds():.0f}: later receipts would not verify",
+                code="configuration.limit",
+            )
         if self.request_bytes > RECORD_FRAME_BYTES // 2:
             raise ConfigurationError(
                 f"limit request_bytes is above {RECORD_FRAME_BYTES // 2}, half a frame", code="configuration.limit"

@@ -1,0 +1,236 @@
+"""The real thing: a KMS, a host process, an enclave process under the local hypervisor, and their policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from ephemeralml.attestation import Measurements, Policy
+from ephemeralml.client import Client
+from ephemeralml.devcloud.hypervisor import LocalEnclave
+from ephemeralml.devcloud.kms import Credential, KmsServer
+from ephemeralml.devcloud.measure import measure
+from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.enclave.configuration import Configuration
+from ephemeralml.errors import EphemeralMLError
+from ephemeralml.host.kms import KmsKeyProvider
+from ephemeralml.inference import Encoder
+from ephemeralml.package import FolderSource, Manifest, generate_owner_key, pack
+from ephemeralml.package.model import CONFIG_FILES, read_model_spec
+from ephemeralml.session.transport import Address
+
+ROLE = Credential("AKIDTEST", "s" * 40, "arn:aws:iam::000000000000:role/test")
+
+# The host in a process of its own, as in production: run_host takes SIGTERM for itself.
+_HOST = """
+import asyncio, sys
+from ephemeralml.host.run import HostPlan, run_host
+from ephemeralml.package import FolderSource
+from ephemeralml.session.transport import Address
+services, enclave, package, kms = sys.argv[1:]
+plan = HostPlan(relay=Address.parse("tcp://127.0.0.1:0"), services=Address.parse(services),
+                enclave=Address.parse(enclave), kms_endpoint=kms)
+def ready(address, stages):
+    print(address, flush=True)
+asyncio.run(run_host(plan, source=FolderSource(package), on_ready=ready, on_closed=lambda relayed: None))
+"""
+
+
+@dataclass(kw_only=True)
+class Deployment:
+    """One running deployment. `restart` replaces the enclave under a relay that stays."""
+
+    policy: Policy
+    address: str
+    encoder: Encoder
+    owner: bytes
+    package: Path
+    enclave: LocalEnclave
+    start: Callable[[], LocalEnclave]
+
+    def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client:
+        return Client(self.address, policy=policy or self.policy, timeout=timeout)
+
+    def restart(self) -> None:
+        self.enclave.close()
+        self.enclave = self.start()
+        self.await_serving()
+
+    def await_serving(self) -> None:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with self.client():
+                    return
+            except EphemeralMLError:
+                assert time.monotonic() < deadline, "the enclave does not serve"
+                time.sleep(0.05)
+
+    @property
+    def enclave_rss(self) -> int:
+        """Resident bytes of the enclave process."""
+        pages = Path(f"/proc/{self.enclave.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def deployment(folder: Path, model: Path, limits: dict[str, int]) -> Iterator[Deployment]:
+    root = DevelopmentRoot.create()
+    owner_key = generate_owner_key(folder / "owner.key")
+    configuration = folder / "enclave.json"
+    owner = owner_key.public_key().public_bytes_raw()
+    configuration.write_text(json.dumps({"model_owner": owner.hex(), "limits": limits}))
+    pcrs = measure(Configuration.load(configuration).to_bytes())
+    services, listen = Address("unix", path=f"{folder}/services"), Address("unix", path=f"{folder}/enclave")
+    environment = {"AWS_ACCESS_KEY_ID": ROLE.access_key_id, "AWS_SECRET_ACCESS_KEY": ROLE.secret_access_key}
+
+    def start() -> LocalEnclave:
+        return LocalEnclave(configuration=configuration, listen=listen, host=services, root=root)
+
+    with ExitStack() as stack:
+        kms = stack.enter_context(KmsServer(store=folder / "kms.sqlite", credentials=[ROLE], roots=[root.der]))
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        files = {name: (model / name).read_bytes() for name in CONFIG_FILES if (model / name).is_file()}
+        pack(
+            model,
+            folder / "package",
+            owner_key=owner_key,
+            version=1,
+            keys=KmsKeyProvider(_create_key(kms, pcrs[0]), endpoint_url=kms.url),
+            spec=read_model_spec(files),
+            model_id="tiny",
+        )
+        command = [sys.executable, "-c", _HOST, str(services), str(listen), str(folder / "package"), kms.url]
+        host = stack.enter_context(_running(command, {**os.environ, **environment}))
+        _await(lambda: Path(services.path).exists())
+        enclave = start()
+        stack.callback(lambda: running.enclave.close())
+        running = Deployment(
+            policy=Policy(
+                measurements=[Measurements(pcr0=pcrs[0], pcr1=pcrs[1], pcr2=pcrs[2])],
+                models=[_digest(folder / "package", owner)],
+                extra_roots=[root.der],
+            ),
+            address="",
+            encoder=Encoder.from_folder(model),
+            owner=owner,
+            package=folder / "package",
+            enclave=enclave,
+            start=start,
+        )
+        assert host.stdout is not None
+        running.address = host.stdout.readline().strip()
+        assert running.address, "the host ended before the enclave was ready"
+        yield running
+
+
+def _create_key(kms: KmsServer, pcr0: bytes) -> str:
+    statements = [
+        {
+            "Effect": "Allow",
+            "Principal": {"AWS": ROLE.principal_arn},
+            "Action": ["kms:PutKeyPolicy", "kms:GenerateDataKey", "kms:DescribeKey"],
+            "Resource": "*",
+        },
+        {
+            "Effect": "Allow",
+            "Principal": {"AWS": ROLE.principal_arn},
+            "Action": "kms:Decrypt",
+            "Resource": "*",
+            "Condition": {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": pcr0.hex()}},
+        },
+    ]
+    client: Any = boto3.session.Session().client("kms", endpoint_url=kms.url, region_name=kms.region)
+    try:
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        arn: str = client.create_key(Policy=policy)["KeyMetadata"]["Arn"]
+    finally:
+        client.close()
+    return arn
+
+
+def _digest(package: Path, owner: bytes) -> bytes:
+    return Manifest.verify(FolderSource(package).manifest(), owner=owner).digest
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Deployment]:
+    """A deployment with the limits as they ship."""
+    with deployment(tmp_path_factory.mktemp("e"), tiny_model, {}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Deployment]:
+    """A deployment whose limits are met within a second or two."""
+    limits = {
+        "handshake_seconds": 2,
+        "idle_seconds": 1,
+        "frame_seconds": 2,
+        "requests_in_flight": 2,
+        "texts_per_request": 2048,
+        "request_bytes": 256 * 1024,
+        "session_bytes": 1024 * 1024,
+        "total_bytes": 4 * 1024 * 1024,
+    }
+    with deployment(tmp_path_factory.mktemp("s"), tiny_model, limits) as running:
+        yield running
+
+
+@pytest.fixture
+def in_threads() -> Callable[[int, Callable[[int], object]], list[BaseException]]:
+    """Runs a function in so many threads at once, with each one's number; returns what they raised."""
+
+    def run(count: int, work: Callable[[int], object]) -> list[BaseException]:
+        raised: list[BaseException] = []
+
+        def one(number: int) -> None:
+            try:
+                work(number)
+            except BaseException as error:  # noqa: BLE001
+                raised.append(error)
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return raised
+
+    return run
