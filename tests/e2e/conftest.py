@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.host.kms import KmsKeyProvider
 from ephemeralml.inference import Encoder
-from ephemeralml.package import FolderSource, Manifest, generate_owner_key, pack
+from ephemeralml.package import DataKey, FolderSource, Manifest, generate_owner_key, pack
 from ephemeralml.package.model import CONFIG_FILES, read_model_spec
 from ephemeralml.session.transport import Address
 
@@ -60,6 +60,7 @@ class Deployment:
     package: Path
     enclave: LocalEnclave
     start: Callable[[], LocalEnclave]
+    dek: bytes
 
     def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client:
         return Client(self.address, policy=policy or self.policy, timeout=timeout)
@@ -86,8 +87,26 @@ class Deployment:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+class _RememberingKeys(KmsKeyProvider):
+    """KMS as it is, but the test knows what data key it gave."""
+
+    dek = b""
+
+    def generate_data_key(self, encryption_context: Mapping[str, str]) -> DataKey:
+        key = super().generate_data_key(encryption_context)
+        self.dek = key.plaintext
+        return key
+
+
+def _direct(address: Address) -> Address:
+    return address
+
+
 @contextmanager
-def deployment(folder: Path, model: Path, limits: dict[str, int]) -> Iterator[Deployment]:
+def deployment(
+    folder: Path, model: Path, limits: dict[str, int], *, tap: Callable[[Address], Address] = _direct
+) -> Iterator[Deployment]:
+    """`tap` may put something of the test's own on each of the host's connections."""
     root = DevelopmentRoot.create()
     owner_key = generate_owner_key(folder / "owner.key")
     configuration = folder / "enclave.json"
@@ -98,7 +117,7 @@ def deployment(folder: Path, model: Path, limits: dict[str, int]) -> Iterator[De
     environment = {"AWS_ACCESS_KEY_ID": ROLE.access_key_id, "AWS_SECRET_ACCESS_KEY": ROLE.secret_access_key}
 
     def start() -> LocalEnclave:
-        return LocalEnclave(configuration=configuration, listen=listen, host=services, root=root)
+        return LocalEnclave(configuration=configuration, listen=listen, host=tap(services), root=root)
 
     with ExitStack() as stack:
         kms = stack.enter_context(KmsServer(store=folder / "kms.sqlite", credentials=[ROLE], roots=[root.der]))
@@ -106,16 +125,18 @@ def deployment(folder: Path, model: Path, limits: dict[str, int]) -> Iterator[De
         for name, value in environment.items():
             patched.setenv(name, value)
         files = {name: (model / name).read_bytes() for name in CONFIG_FILES if (model / name).is_file()}
+        keys = _RememberingKeys(_create_key(kms, pcrs[0]), endpoint_url=kms.url)
         pack(
             model,
             folder / "package",
             owner_key=owner_key,
             version=1,
-            keys=KmsKeyProvider(_create_key(kms, pcrs[0]), endpoint_url=kms.url),
+            keys=keys,
             spec=read_model_spec(files),
             model_id="tiny",
         )
-        command = [sys.executable, "-c", _HOST, str(services), str(listen), str(folder / "package"), kms.url]
+        command = [sys.executable, "-c", _HOST, str(services), str(tap(listen)), str(folder / "package")]
+        command.append(str(tap(Address.parse(kms.url.replace("http", "tcp")))).replace("tcp", "http"))
         host = stack.enter_context(_running(command, {**os.environ, **environment}))
         _await(lambda: Path(services.path).exists())
         enclave = start()
@@ -132,10 +153,12 @@ def deployment(folder: Path, model: Path, limits: dict[str, int]) -> Iterator[De
             package=folder / "package",
             enclave=enclave,
             start=start,
+            dek=keys.dek,
         )
         assert host.stdout is not None
-        running.address = host.stdout.readline().strip()
-        assert running.address, "the host ended before the enclave was ready"
+        relay = host.stdout.readline().strip()
+        assert relay, "the host ended before the enclave was ready"
+        running.address = str(tap(Address.parse(relay)))
         yield running
 
 
@@ -234,3 +257,9 @@ def in_threads() -> Callable[[int, Callable[[int], object]], list[BaseException]
         return raised
 
     return run
+
+
+@pytest.fixture
+def deploy() -> Callable[..., AbstractContextManager[Deployment]]:
+    """Makes a deployment of the test's own."""
+    return deployment

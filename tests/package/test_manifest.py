@@ -352,23 +352,23 @@ def test_artifact_by_name(manifest: Manifest) -> None:
 
 def test_size_limit(make_manifest: MakeManifest, manifest: Manifest) -> None:
     (weights,) = manifest.artifacts
-    model_id = "\U00010151" * 256
-    largest = make_manifest(
-        owner=OWNER,
-        model_id=model_id,
-        license=model_id,
-        artifacts=tuple(
-            dataclasses.replace(weights, name=f"{index:02}".ljust(255, "x")) for index in range(MAX_ARTIFACTS)
-        ),
-        key=dataclasses.replace(
-            manifest.key,
-            encryption_context=encryption_context(manifest.package_id, model_id),
-            wrapped_dek=bytes(6144),
-        ),
+    artifacts = tuple(
+        dataclasses.replace(weights, name=f"{index:02}".ljust(255, "x")) for index in range(MAX_ARTIFACTS)
     )
-    signed = largest.sign(KEY)
-    assert 34_000 < len(signed) <= MAX_MANIFEST_SIZE
-    assert Manifest.verify(signed, owner=OWNER) == largest
+    text = "\U00010151" * 256
+    # Every field within its own limit: what `sign` writes can be verified, or it is not written.
+    for wrapped, fits in ((3000, True), (6144, False)):
+        context = encryption_context(manifest.package_id, text)
+        key = dataclasses.replace(manifest.key, encryption_context=context, wrapped_dek=bytes(wrapped))
+        large = make_manifest(owner=OWNER, model_id=text, license=text, artifacts=artifacts, key=key)
+        if fits:
+            signed = large.sign(KEY)
+            assert MAX_MANIFEST_SIZE - 4096 < len(signed) <= MAX_MANIFEST_SIZE
+            assert Manifest.verify(signed, owner=OWNER) == large
+        else:
+            with pytest.raises(PackageError) as caught:
+                large.sign(KEY)
+            assert caught.value.code == "manifest.too_large"
     assert refused(bytes(MAX_MANIFEST_SIZE + 1)) == "manifest.too_large"
 
 

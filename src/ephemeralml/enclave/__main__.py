@@ -76,7 +76,10 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
 
 
 def _report_type(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    kind = type(context.get("exception")).__name__
+    error = context.get("exception")
+    if isinstance(error, asyncio.CancelledError):
+        return
+    kind = type(error).__name__
     print(f"enclave: a connection ended with an internal error ({kind})", file=sys.stderr, flush=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ephemeralml.errors import BusyError
+from ephemeralml.errors import BusyError, RequestError
 
 
 class Budget:
@@ -17,7 +17,9 @@ class Budget:
         self._used = 0
 
     def take(self, size: int) -> None:
-        """Raises `BusyError` when that many bytes are not free."""
+        """Raises `BusyError` when that many bytes are not free, `RequestError` when they never will be."""
+        if size > self._cap:
+            raise RequestError("the request and its answer are too large; send fewer texts at a time", code="request.size")
         if self._used + size > self._cap:
             raise BusyError("the enclave holds as many requests and answers as it may")
         if self._parent is not None:

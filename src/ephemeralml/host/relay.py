@@ -18,6 +18,8 @@ MAX_CONNECTIONS = 1024
 MAX_CONNECTIONS_PER_ADDRESS = 512
 # A peer that takes nothing for this long holds buffers for nothing.
 _STALLED_SECONDS = 60
+# What a client gets to take the enclave's last words and hang up.
+_LAST_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Relay:
                 async with asyncio.TaskGroup() as group:
                     up = group.create_task(_pump(reader, inner_writer))
                     down = group.create_task(_pump(inner_reader, writer))
+                    await down
+                    # Nobody listens to the client any more: a silent one must not keep its place.
+                    _, late = await asyncio.wait({up}, timeout=_LAST_SECONDS)
+                    for task in late:
+                        task.cancel()
                 self._on_closed(Relayed(up.result(), down.result()))
             finally:
                 await _close(inner_writer)

@@ -54,6 +54,10 @@ def _malformed(message: str) -> NoReturn:
     raise PackageError(f"the manifest is malformed: {message}", code="manifest.malformed")
 
 
+def _too_large() -> PackageError:
+    return PackageError(f"the manifest is larger than {MAX_MANIFEST_SIZE} bytes", code="manifest.too_large")
+
+
 def _check_bytes(value: object, what: str, low: int, high: int) -> None:
     if type(value) is not bytes or not low <= len(value) <= high:
         _malformed(f"{what} is not a byte string of {low}{f' to {high}' if high != low else ''} bytes")
@@ -183,10 +187,13 @@ class Manifest:
         return cbor.encode(value)
 
     def sign(self, private_key: Ed25519PrivateKey) -> bytes:
-        """The tagged COSE_Sign1 (EdDSA). Raises `PackageError` (``manifest.owner``) for a key that is not `owner`'s."""
+        """The tagged COSE_Sign1 (EdDSA). Raises `PackageError`: ``manifest.owner`` (another key) or ``.too_large``."""
         if private_key.public_key().public_bytes_raw() != self.owner:
             raise PackageError("the signing key is not the manifest's owner", code="manifest.owner")
-        return cose.sign(self.to_payload(), private_key, protected=_PROTECTED, tagged=True)
+        signed = cose.sign(self.to_payload(), private_key, protected=_PROTECTED, tagged=True)
+        if len(signed) > MAX_MANIFEST_SIZE:
+            raise _too_large()
+        return signed
 
     @classmethod
     def verify(cls, signed: bytes, *, owner: bytes | None) -> Manifest:
@@ -197,7 +204,7 @@ class Manifest:
         ``.unsupported``; nothing else for any bytes whatever.
         """
         if len(signed) > MAX_MANIFEST_SIZE:
-            raise PackageError(f"the manifest is larger than {MAX_MANIFEST_SIZE} bytes", code="manifest.too_large")
+            raise _too_large()
         try:
             message = cose.parse(signed, tagged=True, limit=MAX_MANIFEST_SIZE)
             # The envelope too has one spelling: no second file carries the same signature.

@@ -10,6 +10,8 @@ from ephemeralml.receipts.verify import MAX_SESSION
 # Protocol caps: both sides know them before anything is allocated.
 HANDSHAKE_FRAME_BYTES = 64 * 1024
 RECORD_FRAME_BYTES = 16 * 1024 * 1024
+# Of a client's record, padded: the client can say that a request is too large before it is sent.
+REQUEST_BYTES = 4 * 1024 * 1024
 # vsock collapses above 1 MiB per write (Lutsch et al. 2025).
 WRITE_BYTES = 64 * 1024
 
@@ -29,7 +31,6 @@ class Limits:
     requests_in_flight: int = 32
     texts_per_request: int = 1024
     text_bytes: int = 256 * 1024
-    request_bytes: int = 2 * 1024 * 1024
     # Requests being read and answers being written, all sessions together.
     session_bytes: int = 8 * 1024 * 1024
     total_bytes: int = 256 * 1024 * 1024
@@ -43,8 +44,4 @@ class Limits:
             raise ConfigurationError(
                 f"limit lifetime_seconds is above {MAX_SESSION.total_seconds():.0f}: later receipts would not verify",
                 code="configuration.limit",
-            )
-        if self.request_bytes > RECORD_FRAME_BYTES // 2:
-            raise ConfigurationError(
-                f"limit request_bytes is above {RECORD_FRAME_BYTES // 2}, half a frame", code="configuration.limit"
             )

@@ -13,14 +13,15 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ephemeralml.errors import SessionError
 from ephemeralml.session.frames import FrameType, encode_frame
-from ephemeralml.session.limits import RECORD_FRAME_BYTES
+from ephemeralml.session.limits import RECORD_FRAME_BYTES, REQUEST_BYTES
 
 SMALLEST_BUCKET = 1024
 _LENGTH = struct.Struct(">I")
-_TAG = 16
+TAG_BYTES = 16
 _MAX_RECORDS = 2**48
 # The largest plaintext whose padded record fits a frame: a power of two plus the tag must stay under the cap.
 MAX_PLAINTEXT = RECORD_FRAME_BYTES // 2 - _LENGTH.size
+MAX_REQUEST = REQUEST_BYTES - _LENGTH.size
 
 
 def padded_size(plaintext: int) -> int:
