@@ -32,7 +32,11 @@ def golden() -> Path:
     return _folder(_VECTORS.parent / "golden")
 
 
-_TOKENS = [*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), *"abcdefghijklmnopqrstuvwxyz.,!?", *map("##{}".format, "aeiours")]
+_TOKENS = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    *"abcdefghijklmnopqrstuvwxyz.,!?",
+    *map("##{}".format, "aeiours"),
+]
 
 
 @pytest.fixture(scope="session")

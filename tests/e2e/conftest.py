@@ -140,7 +140,7 @@ def deployment(
         host = stack.enter_context(_running(command, {**os.environ, **environment}))
         _await(lambda: Path(services.path).exists())
         enclave = start()
-        stack.callback(lambda: running.enclave.close())
+        stack.callback(lambda: running.enclave.close())  # noqa: PLW0108 - `restart` replaces it
         running = Deployment(
             policy=Policy(
                 measurements=[Measurements(pcr0=pcrs[0], pcr1=pcrs[1], pcr2=pcrs[2])],
@@ -227,7 +227,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         "idle_seconds": 1,
         "frame_seconds": 2,
         "requests_in_flight": 2,
-        "texts_per_request": 2048,
+        "texts_per_request": 32768,
         "request_bytes": 256 * 1024,
         "session_bytes": 1024 * 1024,
         "total_bytes": 4 * 1024 * 1024,

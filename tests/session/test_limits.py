@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from ephemeralml.errors import ConfigurationError
-from ephemeralml.session.limits import RECORD_FRAME_BYTES, Limits
-from ephemeralml.session.records import MAX_PLAINTEXT, padded_size
+from ephemeralml.session.limits import REQUEST_BYTES, Limits
+from ephemeralml.session.records import MAX_PLAINTEXT, MAX_REQUEST, padded_size
 
 NAMES = [item.name for item in fields(Limits)]
 
@@ -26,13 +26,19 @@ def test_one_is_a_limit(name: str) -> None:
     assert getattr(Limits(**{name: 1}), name) == 1
 
 
-def test_requests_fit_a_frame() -> None:
-    assert Limits(request_bytes=RECORD_FRAME_BYTES // 2).request_bytes == RECORD_FRAME_BYTES // 2
+def test_requests_fit_a_record() -> None:
+    assert Limits(request_bytes=REQUEST_BYTES).request_bytes == REQUEST_BYTES
     with pytest.raises(ConfigurationError):
-        Limits(request_bytes=RECORD_FRAME_BYTES // 2 + 1)
+        Limits(request_bytes=REQUEST_BYTES + 1)
+
+
+def test_sessions_are_short_enough_for_their_receipts() -> None:
+    assert Limits(lifetime_seconds=3 * 3600).lifetime_seconds == 3 * 3600
+    with pytest.raises(ConfigurationError):
+        Limits(lifetime_seconds=3 * 3600 + 1)
 
 
 def test_a_session_may_hold_a_request_of_the_largest_size() -> None:
     limits = Limits()
-    assert limits.request_bytes <= MAX_PLAINTEXT
-    assert padded_size(limits.request_bytes) <= limits.session_bytes <= limits.total_bytes
+    assert padded_size(MAX_REQUEST) == REQUEST_BYTES < limits.session_bytes <= limits.total_bytes
+    assert limits.text_bytes < limits.request_bytes < MAX_REQUEST < MAX_PLAINTEXT

@@ -25,7 +25,7 @@ from ephemeralml.session.messages import (
     Request,
     Response,
 )
-from ephemeralml.session.records import MAX_PLAINTEXT, Opener, Sealer
+from ephemeralml.session.records import MAX_REQUEST, Opener, Sealer
 from ephemeralml.session.transport import Address, connect
 
 # Of a receipt's time against ours; the enclave's clock is the host's to some degree.
@@ -127,10 +127,11 @@ class Connection:
         with self._state:
             identifier = self._next_id
             self._next_id = (self._next_id + 1) % 2**32
-            self._waiting.add(identifier)
         message = Request(identifier, body).to_bytes()
-        if len(message) > MAX_PLAINTEXT:
+        if len(message) > MAX_REQUEST:
             raise RequestError("the texts are too large for one request; send fewer at a time", code="request.size")
+        with self._state:
+            self._waiting.add(identifier)
         try:
             with self._sending:
                 if self._failure is not None:
@@ -139,7 +140,14 @@ class Connection:
             answer = self._wait(identifier)
         except EphemeralMLError as error:
             self._fail(error)
-            raise _again(error) from error
+            if error.code == "transport.closed":
+                # A broken transport is worth one new session; a violation, a refusal or a timeout is not.
+                raise SessionEndedError(str(error), code="session.lost") from error
+            raise
+        except BaseException:
+            # Interrupted, perhaps in the middle of a frame: neither direction can go on.
+            self._fail(SessionEndedError("a request was interrupted", code="session.interrupted"))
+            raise
         finally:
             with self._state:
                 self._waiting.discard(identifier)
@@ -191,6 +199,8 @@ class Connection:
             answer = Refusal.from_bytes(plaintext)
         elif kind is FrameType.CLOSE:
             notice = Notice.from_bytes(plaintext)
+            if notice.code == "busy":
+                raise BusyError(f"the enclave is busy: {notice.message}")
             raise SessionEndedError(f"the enclave ended the session: {notice.message}", code=f"session.{notice.code}")
         else:
             raise SessionError(f"the enclave sent {kind.name} where an answer is due", code="session.order")
@@ -211,13 +221,6 @@ class Connection:
             pass
         finally:
             self._socket.close()
-
-
-def _again(error: EphemeralMLError) -> EphemeralMLError:
-    """A broken transport is worth one new session; a violation, a refusal or a timeout is not."""
-    if isinstance(error, TransportError) and error.code == "transport.closed":
-        return SessionEndedError(str(error), code="session.lost")
-    return error
 
 
 def _alerted(body: bytes) -> EphemeralMLError:

@@ -19,6 +19,8 @@ Value: TypeAlias = "int | bytes | str | bool | list[Value] | dict[int | str, Val
 
 MAX_DEPTH = 16
 MAX_BYTES = 16 * 1024 * 1024
+# Decoding costs by the item, and integer keys chosen to collide cost their square.
+MAX_ITEMS = 4096
 
 _SCALARS = frozenset({bytes, str, bool, type(None)})
 _UINT64 = 2**64
@@ -79,6 +81,7 @@ def encode(value: object) -> bytes:
 def _read(data: bytes, limit: int, *, indefinite: bool) -> object:
     if len(data) > limit:
         _refuse("size", f"{len(data)} bytes, more than the {limit} allowed")
+    _count_items(data)
     stream = io.BytesIO(data)
     try:
         value = cbor2.CBORDecoder(
@@ -88,16 +91,33 @@ def _read(data: bytes, limit: int, *, indefinite: bool) -> object:
             allow_indefinite=indefinite,
             allow_duplicate_keys=False,
         ).decode()
-    except CodecError:
-        raise
-    # A parser's own failure, whatever its type, is a refusal of these bytes.
+    # A parser's own failure, whatever its type, is a refusal of these bytes; its words may quote them.
     except Exception as error:
         if isinstance(error.__cause__, CodecError):
             raise error.__cause__ from None
-        raise CodecError(f"not well-formed CBOR: {error}", code="cbor.malformed") from error
+        raise CodecError("not well-formed CBOR", code="cbor.malformed") from error
     if stream.tell() != len(data):
         _refuse("trailing", f"{len(data) - stream.tell()} bytes after the end")
     return value
+
+
+def _count_items(data: bytes) -> None:
+    """Refuse more than `MAX_ITEMS` data items, by their heads alone (RFC 8949 section 3), before any is built."""
+    position = 0
+    for _ in range(MAX_ITEMS + 1):
+        if position >= len(data):
+            return
+        major, argument = data[position] >> 5, data[position] & 31
+        position += 1
+        if 24 <= argument <= 27:
+            size = 1 << (argument - 24)
+            argument = int.from_bytes(data[position : position + size])
+            position += size
+        elif argument > 27:
+            argument = 0
+        if major in {2, 3}:
+            position += argument
+    _refuse("items", f"more than {MAX_ITEMS} items")
 
 
 def decode(data: bytes, *, limit: int = MAX_BYTES) -> Value:

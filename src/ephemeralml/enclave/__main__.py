@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def main() -> int:
     """Boot, serve, and say on the console only states and codes. Returns the exit status."""
     # Texts and keys live in this memory: no core file may hold them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.excepthook = threading.excepthook = _print_nothing
     parser = argparse.ArgumentParser(prog="ephemeralml.enclave")
     parser.add_argument("--configuration", type=Path, required=True)
     parser.add_argument("--listen", required=True)
@@ -73,6 +75,10 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
         await serving
     except asyncio.CancelledError:
         return
+
+
+def _print_nothing(*_: object) -> None:
+    print("enclave: an internal error ended a thread", file=sys.stderr, flush=True)
 
 
 def _report_type(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

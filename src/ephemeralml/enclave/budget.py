@@ -19,7 +19,9 @@ class Budget:
     def take(self, size: int) -> None:
         """Raises `BusyError` when that many bytes are not free, `RequestError` when they never will be."""
         if size > self._cap:
-            raise RequestError("the request and its answer are too large; send fewer texts at a time", code="request.size")
+            raise RequestError(
+                "the request and its answer are too large; send fewer texts at a time", code="request.size"
+            )
         if self._used + size > self._cap:
             raise BusyError("the enclave holds as many requests and answers as it may")
         if self._parent is not None:

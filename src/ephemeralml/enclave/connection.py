@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from hashlib import sha256
 from typing import NoReturn
 
@@ -14,15 +15,12 @@ from ephemeralml.errors import BusyError, EphemeralMLError, RequestError, Sessio
 from ephemeralml.inference import Embedded
 from ephemeralml.session.frames import HEADER, FrameType, decode_header, encode_frame
 from ephemeralml.session.handshake import EnclaveHandshake
-from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, WRITE_BYTES, Limits
+from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, REQUEST_BYTES, WRITE_BYTES, Limits
 from ephemeralml.session.messages import SALT_BYTES, EmbedRequest, EmbedResponse, Notice, Refusal, Request, Response
-from ephemeralml.session.records import Opener, Sealer, padded_size
+from ephemeralml.session.records import TAG_BYTES, Opener, Sealer
 
 # A request names the receipt before it; that one is among the last few issued, or the chain is broken.
 _RECEIPTS_REMEMBERED = 256
-# A request's id and lengths around its body.
-_REQUEST_OVERHEAD = 64
-_TAG_BYTES = 16
 # Room in an answer's record beside the vectors: receipt, salt, counts.
 _ANSWER_OVERHEAD = 4096
 
@@ -100,38 +98,62 @@ class Connection:
             if self._tasks:
                 return
             raise _Ended("idle", "nothing was asked for too long") from None
-        limit = padded_size(self._limits.request_bytes + _REQUEST_OVERHEAD) + _TAG_BYTES
-        kind, length = decode_header(header, limit=limit)
-        if kind is FrameType.CLOSE:
-            self._opener.open(kind, await self._body(length))
-            raise _Ended("closed", "the client closed the session")
-        if kind is not FrameType.REQUEST:
+        kind, length = decode_header(header, limit=REQUEST_BYTES + TAG_BYTES)
+        if kind not in {FrameType.REQUEST, FrameType.CLOSE}:
             raise SessionError(f"the client sent {kind.name} where a request is due", code="session.order")
+        plaintext = self._opener.open(kind, await self._body(length))
+        if kind is FrameType.CLOSE:
+            raise _Ended("closed", "the client closed the session")
+        request = Request.from_bytes(plaintext)
+        size = len(request.body)
         try:
-            with self._budget.hold(length):
-                request = Request.from_bytes(self._opener.open(kind, await self._body(length)))
+            if len(self._tasks) >= self._limits.requests_in_flight:
+                raise BusyError("this session has as many requests in flight as it may")
+            self._budget.take(size)
         except BusyError as busy:
-            # Its body was not read, so the stream is of no more use.
-            raise _Ended("busy", str(busy)) from busy
-        if len(self._tasks) >= self._limits.requests_in_flight:
-            await self._refuse(request, BusyError("this session has as many requests in flight as it may"))
+            await self._refuse(request.id, busy)
             return
         task = asyncio.create_task(self._answer(request))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # A request counts until its task is gone, refused ones included: a client that reads nothing keeps them all.
+        task.add_done_callback(partial(self._answered, size))
+
+    def _answered(self, size: int, task: asyncio.Task[None]) -> None:
+        self._budget.give(size)
+        self._tasks.discard(task)
 
     async def _body(self, length: int) -> bytes:
+        body, left = bytearray(), length
+        busy: BusyError | None = None
         try:
             async with asyncio.timeout(self._limits.frame_seconds):
-                return await self._reader.readexactly(length)
+                while left:
+                    chunk = await self._reader.read(min(left, WRITE_BYTES))
+                    if not chunk:
+                        raise asyncio.IncompleteReadError(b"", left)
+                    left -= len(chunk)
+                    # Read on all the same: closing on unread bytes could take our last words away.
+                    if busy is not None:
+                        continue
+                    try:
+                        # Counted as it comes: what is announced and never sent takes nothing from the others.
+                        self._budget.take(len(chunk))
+                        body += chunk
+                    except BusyError as error:
+                        busy = error
         except TimeoutError:
             raise SessionError("the client delivers a frame too slowly", code="session.slow") from None
+        finally:
+            self._budget.give(len(body))
+        if busy is not None:
+            raise _Ended("busy", str(busy)) from busy
+        return bytes(body)
 
     async def _answer(self, request: Request) -> None:
         try:
             asked = self._checked(request.body)
             size = 4 * len(asked.texts) * self._dimension + _ANSWER_OVERHEAD
-            with self._budget.hold(len(request.body) + 2 * size):
+            with self._budget.hold(2 * size):
                 embedded = await self._embed(asked.texts)
                 answer = EmbedResponse(embedded.vectors, embedded.tokens, os.urandom(SALT_BYTES)).to_bytes()
                 receipt = self._receipt(request.body, answer, asked.nonce, embedded.execution_ms)
@@ -139,14 +161,14 @@ class Connection:
         except (OSError, TimeoutError):
             self._writer.transport.abort()
         except EphemeralMLError as error:
-            await self._refuse(request, error)
+            await self._refuse(request.id, error)
         # What failed may have a text in it: the client learns the code, nobody the rest.
         except Exception:
-            await self._refuse(request, RequestError("the enclave failed on this request", code="internal"))
+            await self._refuse(request.id, RequestError("the enclave failed on this request", code="internal"))
 
-    async def _refuse(self, request: Request, error: EphemeralMLError) -> None:
+    async def _refuse(self, identifier: int, error: EphemeralMLError) -> None:
         try:
-            await self._send(FrameType.REFUSAL, _refusal(request.id, error))
+            await self._send(FrameType.REFUSAL, _refusal(identifier, error))
         except (OSError, TimeoutError):
             self._writer.transport.abort()
 

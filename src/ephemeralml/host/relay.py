@@ -15,7 +15,8 @@ from ephemeralml.session.messages import Notice
 from ephemeralml.session.transport import Address, open_stream
 
 MAX_CONNECTIONS = 1024
-MAX_CONNECTIONS_PER_ADDRESS = 512
+# A quarter of what an enclave takes, so that one address cannot shut out the others.
+MAX_CONNECTIONS_PER_ADDRESS = 128
 # A peer that takes nothing for this long holds buffers for nothing.
 _STALLED_SECONDS = 60
 # What a client gets to take the enclave's last words and hang up.
@@ -58,8 +59,8 @@ class Relay:
                     await down
                     # Nobody listens to the client any more: a silent one must not keep its place.
                     _, late = await asyncio.wait({up}, timeout=_LAST_SECONDS)
-                    for task in late:
-                        task.cancel()
+                    if late:
+                        writer.transport.abort()
                 self._on_closed(Relayed(up.result(), down.result()))
             finally:
                 await _close(inner_writer)

@@ -141,7 +141,8 @@ class Batcher:
             job, position = text
             try:
                 [tokens] = self._encoder.tokenize([job.texts[position]])
-            except Exception as error:  # noqa: BLE001 -- one text must not stop the worker
+            # A panic in the tokenizer's Rust arrives as a BaseException; one text must not stop the worker.
+            except BaseException as error:  # noqa: BLE001
                 self._settle(job, _failure(error))
                 continue
             taken.append(text)
@@ -175,7 +176,8 @@ class Batcher:
         start = time.perf_counter()
         try:
             vectors = self._encoder.run(ids)
-        except Exception as error:  # noqa: BLE001 -- whatever the engine does, the other requests go on
+        # Whatever the engine does, the other requests go on.
+        except BaseException as error:  # noqa: BLE001
             for job, _ in texts:
                 self._settle(job, _failure(error))
             return
@@ -201,7 +203,7 @@ class Batcher:
             job.future.set_exception(outcome)
 
 
-def _failure(cause: Exception) -> EphemeralMLError:
+def _failure(cause: BaseException) -> EphemeralMLError:
     error = EphemeralMLError("the inference engine failed on this request", code="inference.engine")
     error.__cause__ = cause
     return error

@@ -11,6 +11,9 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from ephemeralml.errors import ModelError, RequestError
 from ephemeralml.package.model import Buffer, read_json_object
 
+# More than prose needs; a text is read further only when that many give too few tokens.
+_CHARACTERS_PER_TOKEN = 16
+
 
 class Tokenizer:
     """A folder's tokenizer, from tokenizer.json or else vocab.txt, truncating at `max_length` tokens. Thread-safe.
@@ -36,11 +39,24 @@ class Tokenizer:
         if not tokenizer.encode("").ids:
             raise ModelError("the tokenizer adds no special tokens", code="model.tokenizer")
         self._tokenizer = tokenizer
+        self._max_length = max_length
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included. Raises `RequestError` for what is not Unicode text."""
         check_texts(texts)
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+        return [self._ids(text) for text in texts]
+
+    def _ids(self, text: str) -> list[int]:
+        """Tokens of the shortest prefix, cut at white space, that fills the model: the rest cannot change them."""
+        size = _CHARACTERS_PER_TOKEN * self._max_length
+        while size < len(text):
+            cut = max(text.rfind(" ", 0, size), text.rfind("\n", 0, size))
+            ids: list[int] = self._tokenizer.encode(text[:cut]).ids if cut > 0 else []
+            if len(ids) == self._max_length:
+                return ids
+            size *= 4
+        whole: list[int] = self._tokenizer.encode(text).ids
+        return whole
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 
 from ephemeralml.errors import TransportError
 from ephemeralml.session.frames import HEADER, FrameType, decode_header
@@ -13,8 +15,13 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
     """Exactly `size` bytes. Raises `TransportError` when the peer closes, resets or stays silent too long."""
     # Grown as bytes arrive, never by what a peer announces.
     buffer = bytearray()
+    patience = connection.gettimeout()
+    deadline = time.monotonic() + (math.inf if patience is None else patience)
     try:
         while len(buffer) < size:
+            # A peer that sends a byte now and then never runs into the socket's own timeout.
+            if buffer and time.monotonic() > deadline:
+                raise TimeoutError
             chunk = connection.recv(min(size - len(buffer), 256 * 1024))
             if not chunk:
                 raise TransportError("the peer closed the connection", code="transport.closed")

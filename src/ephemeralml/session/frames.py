@@ -7,6 +7,8 @@ from enum import IntEnum
 
 from ephemeralml.errors import SessionError
 
+# A code and a sentence, padded and sealed where it is a record.
+NOTICE_BYTES = 2048
 HEADER = struct.Struct(">IB")
 
 
@@ -33,6 +35,8 @@ def encode_frame(kind: FrameType, body: bytes) -> bytes:
 def decode_header(header: bytes, *, limit: int) -> tuple[FrameType, int]:
     """Type and body length of a five-byte header. Raises `SessionError` above `limit` or for an unknown type."""
     length, number = HEADER.unpack(header)
+    if number in {FrameType.ALERT, FrameType.CLOSE}:
+        limit = min(limit, NOTICE_BYTES)
     if length > limit:
         raise SessionError(f"the peer announced a frame of {length} bytes, {limit} are allowed", code="frame.too_large")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ephemeralml.codec.cbor import MAX_ITEMS
 from ephemeralml.errors import ConfigurationError
 from ephemeralml.receipts.verify import MAX_SESSION
 
@@ -31,6 +32,7 @@ class Limits:
     requests_in_flight: int = 32
     texts_per_request: int = 1024
     text_bytes: int = 256 * 1024
+    request_bytes: int = 2 * 1024 * 1024
     # Requests being read and answers being written, all sessions together.
     session_bytes: int = 8 * 1024 * 1024
     total_bytes: int = 256 * 1024 * 1024
@@ -40,6 +42,11 @@ class Limits:
             value = getattr(self, item.name)
             if type(value) is not int or not 0 < value <= 2**40:
                 raise ConfigurationError(f"limit {item.name} must be a positive integer", code="configuration.limit")
+        # A request's texts and its other fields have to decode.
+        if self.texts_per_request > MAX_ITEMS - 64:
+            raise ConfigurationError(f"limit texts_per_request is above {MAX_ITEMS - 64}", code="configuration.limit")
+        if self.request_bytes > REQUEST_BYTES:
+            raise ConfigurationError(f"limit request_bytes is above {REQUEST_BYTES}", code="configuration.limit")
         if self.lifetime_seconds > MAX_SESSION.total_seconds():
             raise ConfigurationError(
                 f"limit lifetime_seconds is above {MAX_SESSION.total_seconds():.0f}: later receipts would not verify",

@@ -6,7 +6,7 @@ a random salt, so that the hash of a short text cannot be brute-forced from the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
@@ -44,7 +44,7 @@ def _identifier(value: cbor.Value, what: str) -> int:
 class EmbedRequest:
     """The body of a request: texts, the nonce the receipt must carry, and the hash of the receipt before it."""
 
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = field(repr=False)
     nonce: bytes
     salt: bytes
     previous: bytes | None
@@ -76,7 +76,7 @@ class EmbedRequest:
 class EmbedResponse:
     """The body of an answer: `vectors` float32 (n, dimension), and the tokens the model read for them."""
 
-    vectors: np.ndarray
+    vectors: np.ndarray = field(repr=False)
     tokens: int
     salt: bytes
 
@@ -114,7 +114,7 @@ class Request:
     """A numbered request; ids let many be in flight and answers come in any order."""
 
     id: int
-    body: bytes
+    body: bytes = field(repr=False)
 
     def to_bytes(self) -> bytes:
         """Deterministic CBOR."""
@@ -135,7 +135,7 @@ class Response:
     """The answer to a request, and the receipt for it."""
 
     id: int
-    body: bytes
+    body: bytes = field(repr=False)
     receipt: bytes
 
     def to_bytes(self) -> bytes:

@@ -8,6 +8,7 @@ import re
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,12 +91,18 @@ async def listen(address: Address, handler: Handler) -> tuple[asyncio.Server, Ad
 
     Raises `ConfigurationError` when the address is taken or not ours to bind.
     """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The end of the process cancels it: Python 3.11 would log that as a failure.
+        with suppress(asyncio.CancelledError):
+            await handler(reader, writer)
+
     try:
         if address.scheme == "tcp":
-            server = await asyncio.start_server(handler, address.host, address.port, backlog=BACKLOG)
+            server = await asyncio.start_server(serve, address.host, address.port, backlog=BACKLOG)
             host, port = server.sockets[0].getsockname()[:2]
             return server, Address("tcp", host=host, port=port)
-        return await asyncio.start_unix_server(handler, sock=_bound(address.path), backlog=BACKLOG), address
+        return await asyncio.start_unix_server(serve, sock=_bound(address.path), backlog=BACKLOG), address
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(
             f"cannot listen on {address}: {_reason(error)}; stop what uses it or choose another address",

@@ -15,9 +15,9 @@ import pytest
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from ephemeralml.devcloud.root import DevelopmentRoot
 
 from ephemeralml.devcloud.kms import Credential, KmsServer
+from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.key_release import open_envelope
 
 Attest = Callable[..., bytes]

@@ -1,0 +1,320 @@
+"""A boot ends with the owner's model in memory, or with a refusal: the host can choose what it offers, not what runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from ephemeralml.attestation import AttestationDocument, KeyReleaseBinding
+from ephemeralml.codec import cbor
+from ephemeralml.devcloud.kms.cms import envelope
+from ephemeralml.devcloud.nsm import SoftwareNsm
+from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.enclave import upstream as module
+from ephemeralml.enclave.boot import Booted, boot
+from ephemeralml.enclave.configuration import Configuration
+from ephemeralml.enclave.upstream import Upstream
+from ephemeralml.errors import EphemeralMLError, KeyReleaseError, PackageError, TransportError
+from ephemeralml.inference import Encoder
+from ephemeralml.package import DataKey, FolderSource, Manifest, pack, read_model_spec
+from ephemeralml.package.model import CONFIG_FILES
+from ephemeralml.session.hostlink import Ask, failure, success
+from ephemeralml.session.transport import Address
+
+OWNER, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes((byte,)) * 32) for byte in (1, 2))
+ARN = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000"
+DEK = bytes(range(32))
+
+
+class Keys:
+    """A key service that always has the same key."""
+
+    def generate_data_key(self, encryption_context: Mapping[str, str]) -> DataKey:
+        assert encryption_context
+        return DataKey(plaintext=DEK, wrapped=b"wrapped", key_arn=ARN, provider="aws-kms")
+
+
+class Module:
+    """A software NSM without a socket."""
+
+    platform = "local"
+
+    def __init__(self) -> None:
+        self._nsm = SoftwareNsm(DevelopmentRoot.create(), {})
+
+    def _ask(self, request: object, name: str) -> Any:
+        answer: Any = cbor.decode_foreign(self._nsm.handle(cbor.encode(request)))
+        return answer[name]
+
+    def attest(
+        self, *, user_data: bytes | None = None, nonce: bytes | None = None, public_key: bytes | None = None
+    ) -> bytes:
+        fields = {"user_data": user_data, "nonce": nonce, "public_key": public_key}
+        document: bytes = self._ask({"Attestation": fields}, "Attestation")["document"]
+        return document
+
+    def pcr(self, index: int) -> bytes:
+        value: bytes = self._ask({"DescribePCR": {"index": index}}, "DescribePCR")["data"]
+        return value
+
+    def random(self) -> bytes:
+        return os.urandom(16)
+
+    def extend(self, index: int, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def lock(self, index: int) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Host:
+    """The host's end of each exchange; every answer can be changed."""
+
+    folder: Path
+    changes: dict[Ask, Callable[[dict[str, Any]], bytes]] = field(default_factory=dict)
+    artifact: Callable[[str, bytes], bytes] = lambda _, data: data
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def answer(self, question: dict[str, Any]) -> tuple[bytes, bytes]:
+        self.asked.append(question)
+        ask = Ask(question["ask"])
+        if ask in self.changes:
+            return self.changes[ask](question), b""
+        if ask is Ask.MANIFEST:
+            return success(manifest=FolderSource(self.folder).manifest()), b""
+        if ask is Ask.KEY:
+            return release(question), b""
+        name = question["name"]
+        return success(), self.artifact(name, (self.folder / f"{name}.enc").read_bytes())
+
+
+def release(question: dict[str, Any], *, dek: bytes = DEK, arn: str = ARN) -> bytes:
+    """What the broker answers when KMS agrees; anybody on the host can make one for any key."""
+    key = load_der_public_key(AttestationDocument.parse(question["document"]).public_key or b"")
+    assert isinstance(key, RSAPublicKey)
+    return success(key_arn=arn, ciphertext_for_recipient=envelope(dek, key))
+
+
+class Link:
+    """Stands for the connected socket of one exchange."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._sent = b""
+        self._answer: bytes | None = None
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        self._sent += data
+
+    def recv(self, size: int) -> bytes:
+        if self._answer is None:
+            question: Any = cbor.decode(self._sent[4:])
+            message, rest = self._host.answer(question)
+            self._answer = len(message).to_bytes(4) + message + rest
+        piece, self._answer = self._answer[:size], self._answer[size:]
+        return piece
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., Path]:
+    """Packs the tiny model once per owner and version."""
+    made: dict[tuple[bytes, int], Path] = {}
+
+    def make(*, owner: Ed25519PrivateKey = OWNER, version: int = 2) -> Path:
+        at = (owner.private_bytes_raw(), version)
+        if at not in made:
+            files = {name: (tiny_model / name).read_bytes() for name in CONFIG_FILES if (tiny_model / name).is_file()}
+            made[at] = tmp_path_factory.mktemp("packed") / "package"
+            spec = read_model_spec(files)
+            pack(tiny_model, made[at], owner_key=owner, version=version, keys=Keys(), spec=spec, model_id="tiny")
+        return made[at]
+
+    return make
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Booted]:
+    def run(host: Host, *, minimum: int = 1) -> Booted:
+        @contextmanager
+        def connect(_: Address, *, timeout: float) -> Iterator[Link]:
+            assert timeout > 0
+            yield Link(host)
+
+        monkeypatch.setattr(module, "connect", connect)
+        configuration = Configuration(model_owner=OWNER.public_key().public_bytes_raw(), minimum_model_version=minimum)
+        return boot(configuration, module=Module(), upstream=Upstream(Address("unix", path="/none")))
+
+    return run
+
+
+def refused(start: Callable[..., Booted], host: Host, **options: Any) -> EphemeralMLError:
+    with pytest.raises(EphemeralMLError) as caught:
+        start(host, **options)
+    return caught.value
+
+
+def test_the_owners_model_runs(start: Callable[..., Booted], package: Callable[..., Path], tiny_model: Path) -> None:
+    host = Host(package())
+    booted = start(host)
+    np.testing.assert_allclose(
+        booted.encoder.encode(["a text"]), Encoder.from_folder(tiny_model).encode(["a text"]), atol=1e-6
+    )
+    assert booted.manifest.version == 2
+    assert Manifest.verify(booted.signed_manifest, owner=OWNER.public_key().public_bytes_raw()) == booted.manifest
+    assert set(booted.stages) == {"manifest", "attestation", "key_release", "fetch_and_decrypt", "load"}
+    assert "receipt_key" not in repr(booted)
+    assert len(booted.boot_id) == 16
+    again = start(Host(package()))
+    assert again.boot_id != booted.boot_id
+    assert again.receipt_key.private_bytes_raw() != booted.receipt_key.private_bytes_raw()
+
+
+def test_the_key_is_asked_for_this_package_alone(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    host = Host(package())
+    manifest = start(host).manifest
+    [asked] = [question for question in host.asked if question["ask"] == Ask.KEY]
+    document = AttestationDocument.parse(asked["document"])
+    binding = KeyReleaseBinding(package=manifest.package_id, model=manifest.digest)
+    assert document.user_data == binding.to_user_data()
+    assert asked["key_arn"] == ARN
+    assert asked["encryption_context"] == dict(manifest.key.encryption_context)
+
+
+def test_an_older_version_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    host = Host(package())
+    error = refused(start, host, minimum=3)
+    assert isinstance(error, PackageError)
+    assert error.code == "manifest.rollback"
+    # No key was asked for.
+    assert [question["ask"] for question in host.asked] == [Ask.MANIFEST]
+    assert start(host, minimum=2).manifest.version == 2
+
+
+def test_another_owners_package_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    host = Host(package(owner=STRANGER))
+    assert isinstance(refused(start, host), PackageError)
+    assert [question["ask"] for question in host.asked] == [Ask.MANIFEST]
+
+
+@pytest.mark.parametrize("position", [10, 100, -1])
+def test_a_changed_manifest_is_refused(
+    start: Callable[..., Booted], package: Callable[..., Path], position: int
+) -> None:
+    signed = bytearray(FolderSource(package()).manifest())
+    signed[position] ^= 1
+    host = Host(package(), changes={Ask.MANIFEST: lambda _: success(manifest=bytes(signed))})
+    assert isinstance(refused(start, host), PackageError)
+
+
+ARTIFACTS: dict[str, tuple[Callable[[str, bytes], bytes], str]] = {
+    "flipped": (lambda _, data: data[:-1] + bytes((data[-1] ^ 1,)), "artifact.authentication"),
+    "truncated": (lambda _, data: data[:-1], "artifact.truncated"),
+    "extended": (lambda _, data: data + b"x", "artifact.extended"),
+    "empty": (lambda _, data: data[:0], "artifact.truncated"),
+    "header": (lambda _, data: b"x" + data[1:], "artifact.header"),
+}
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_a_tampered_artifact_is_refused(start: Callable[..., Booted], package: Callable[..., Path], name: str) -> None:
+    change, code = ARTIFACTS[name]
+    error = refused(start, Host(package(), artifact=change))
+    assert isinstance(error, PackageError)
+    assert error.code == code
+
+
+def test_an_artifact_of_another_version_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    other = package(version=3)
+    host = Host(package(), artifact=lambda name, _: (other / f"{name}.enc").read_bytes())
+    assert refused(start, host).code == "artifact.header"
+
+
+def test_a_key_the_host_made_itself_does_not_open_the_package(
+    start: Callable[..., Booted], package: Callable[..., Path]
+) -> None:
+    # Anyone can encrypt to the public key in the document: only the owner's package tells the right key.
+    host = Host(package(), changes={Ask.KEY: lambda question: release(question, dek=b"f" * 32)})
+    error = refused(start, host)
+    assert isinstance(error, PackageError)
+    assert error.code == "artifact.authentication"
+
+
+def plaintext(_: dict[str, Any]) -> bytes:
+    return success(key_arn=ARN, plaintext=DEK)
+
+
+def plaintext_too(question: dict[str, Any]) -> bytes:
+    answer: Any = cbor.decode(release(question))
+    return success(**answer["ok"], plaintext=DEK)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (plaintext, "key_release.answer"),
+        (plaintext_too, "key_release.answer"),
+        (lambda _: success(key_arn=ARN, ciphertext_for_recipient="text"), "key_release.answer"),
+        (lambda _: success(), "key_release.answer"),
+        (lambda question: release(question, arn=ARN.replace("0000/", "0001/")), "key_release.key_id"),
+        (lambda question: release(question, arn=ARN[:-1] + "1"), "key_release.key_id"),
+        (lambda question: release(question, dek=DEK + b"x"), "key_release.envelope"),
+        (lambda _: success(key_arn=ARN, ciphertext_for_recipient=b"garbage"), "key_release.envelope"),
+        (lambda _: success(key_arn=ARN, ciphertext_for_recipient=b""), "key_release.envelope"),
+        (lambda _: failure("kms.access_denied", "no"), "kms.access_denied"),
+        (lambda _: b"garbage", "hostlink.malformed"),
+    ],
+)
+def test_a_broker_that_answers_something_else(
+    start: Callable[..., Booted],
+    package: Callable[..., Path],
+    answer: Callable[[dict[str, Any]], bytes],
+    code: str,
+) -> None:
+    if code == "key_release.key_id":
+        assert ARN[:-1] + "1" != ARN
+    error = refused(start, Host(package(), changes={Ask.KEY: answer}))
+    assert isinstance(error, KeyReleaseError)
+    assert error.code == code
+    assert DEK.hex() not in str(error)
+
+
+def test_an_answer_to_another_boot_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    recorded: list[bytes] = []
+
+    def record(question: dict[str, Any]) -> bytes:
+        recorded.append(release(question))
+        return recorded[0]
+
+    start(Host(package(), changes={Ask.KEY: record}))
+    error = refused(start, Host(package(), changes={Ask.KEY: record}))
+    assert error.code == "key_release.envelope"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\xff", cbor.encode([]), cbor.encode({}), cbor.encode({"ok": 1}), cbor.encode({"error": 1}), success()],
+)
+def test_a_host_that_makes_no_sense(start: Callable[..., Booted], package: Callable[..., Path], answer: bytes) -> None:
+    error = refused(start, Host(package(), changes={Ask.MANIFEST: lambda _: answer}))
+    assert isinstance(error, TransportError)
+    assert error.code == "hostlink.malformed"
+
+
+def test_an_answer_larger_than_the_link_is_not_read(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    host = Host(package(), changes={Ask.MANIFEST: lambda _: success(manifest=bytes(1 << 17))})
+    assert refused(start, host).code == "hostlink.malformed"
+
+
+def test_a_report_nobody_hears_changes_nothing(tmp_path: Path) -> None:
+    Upstream(Address("unix", path=f"{tmp_path}/nobody")).report("failed", code="a", message="b")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ephemeralml.enclave.configuration import MAX_BYTES, Configuration
+from ephemeralml.errors import ConfigurationError
+from ephemeralml.session.limits import Limits
+
+OWNER = b"\xab" * 32
+SMALLEST = {"model_owner": OWNER.hex()}
+
+
+def parse(**changes: Any) -> Configuration:
+    return Configuration.parse(json.dumps(SMALLEST | changes).encode())
+
+
+def test_defaults() -> None:
+    assert parse() == Configuration(model_owner=OWNER)
+    assert parse().minimum_model_version == 1
+    assert parse().limits == Limits()
+
+
+def test_everything_can_be_set(tmp_path: Path) -> None:
+    path = tmp_path / "enclave.json"
+    path.write_text(json.dumps(SMALLEST | {"minimum_model_version": 3, "issuer": "me", "limits": {"connections": 9}}))
+    assert Configuration.load(path) == Configuration(
+        model_owner=OWNER, minimum_model_version=3, issuer="me", limits=Limits(connections=9)
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_owner": None},
+        {"model_owner": "ab" * 31},
+        {"model_owner": "zz" * 32},
+        {"model_owner": 5},
+        {"minimum_model_version": 0},
+        {"minimum_model_version": True},
+        {"minimum_model_version": "1"},
+        {"minimum_model_version": 2**63},
+        {"issuer": ""},
+        {"issuer": "x" * 201},
+        {"issuer": 1},
+        {"limits": []},
+        {"limits": None},
+        {"limits": {"conections": 1}},
+        {"limits": {"connections": 0}},
+        {"limits": {"connections": 1.5}},
+        {"unknown": 1},
+    ],
+)
+def test_malformed(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(**changes)
+    assert caught.value.code in {"configuration.malformed", "configuration.limit"}
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+def test_any_bytes_are_a_configuration_error(data: bytes) -> None:
+    with pytest.raises(ConfigurationError):
+        Configuration.parse(data)
+
+
+@pytest.mark.parametrize("data", [b"[]", b"null", b"1", b"[" * 100_000, b'{"model_owner": "' + b"ab" * 32 + b'"} x'])
+def test_not_an_object(data: bytes) -> None:
+    with pytest.raises(ConfigurationError):
+        Configuration.parse(data)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(ConfigurationError) as caught:
+            Configuration.load(path)
+        assert caught.value.code == "configuration.unreadable"
+    large = tmp_path / "large"
+    large.write_bytes(b" " * (MAX_BYTES + 1))
+    with pytest.raises(ConfigurationError) as caught:
+        Configuration.load(large)
+    assert caught.value.code == "configuration.malformed"
+
+
+def test_what_is_measured_does_not_depend_on_how_it_is_written() -> None:
+    plain = Configuration.parse(json.dumps(SMALLEST).encode())
+    spelled = Configuration.parse(
+        json.dumps({"limits": {"connections": 512}, "issuer": "ephemeralml", **SMALLEST}, indent=4).encode()
+    )
+    assert plain.to_bytes() == spelled.to_bytes()
+    assert plain.digest == sha256(plain.to_bytes()).digest()
+
+
+def test_every_value_is_measured() -> None:
+    base = Configuration(model_owner=OWNER)
+    others = [
+        replace(base, model_owner=b"\xac" * 32),
+        replace(base, minimum_model_version=2),
+        replace(base, issuer="other"),
+        *(replace(base, limits=replace(Limits(), **{item.name: 1})) for item in fields(Limits)),
+    ]
+    assert len({other.digest for other in (base, *others)}) == len(others) + 1

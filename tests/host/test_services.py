@@ -1,0 +1,182 @@
+"""What the host does for its enclave, asked by the enclave's own half and by whoever knows the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ephemeralml.codec import cbor
+from ephemeralml.errors import KeyReleaseError
+from ephemeralml.host import services as module
+from ephemeralml.host.kms import ReleasedKey
+from ephemeralml.host.services import Services
+from ephemeralml.package import ArtifactSource, FolderSource
+from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk
+from ephemeralml.session.transport import Address, listen, open_stream
+
+ARN = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000"
+ASK = KeyAsk(ARN, b"wrapped", {"a": "b"}, b"document")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "manifest.cose").write_bytes(b"signed")
+    (folder / "model.safetensors.enc").write_bytes(bytes(range(256)) * 4096)
+    return folder
+
+
+class Host:
+    def __init__(self, source: ArtifactSource, folder: Path) -> None:
+        self.states: list[tuple[str, str, str]] = []
+        self._address = Address("unix", path=f"{folder}/services")
+        self._services = Services(source, kms_endpoint="http://127.0.0.1:9", on_state=self._on_state)
+
+    async def _on_state(self, state: str, code: str, message: str) -> None:
+        self.states.append((state, code, message))
+
+    def send(self, data: bytes) -> bytes:
+        """All that comes back for those bytes."""
+
+        async def main() -> bytes:
+            server, _ = await listen(self._address, self._services.connected)
+            try:
+                reader, writer = await open_stream(self._address)
+                writer.write(data)
+                writer.write_eof()
+                async with asyncio.timeout(10):
+                    answer = await reader.read()
+                writer.close()
+                await writer.wait_closed()
+                return answer
+            finally:
+                server.close()
+
+        return asyncio.run(main())
+
+    def ask(self, question: object) -> tuple[dict[str, Any], bytes]:
+        """The answer, and what follows it."""
+        message = question if isinstance(question, bytes) else cbor.encode(question)
+        data = self.send(struct.pack(">I", len(message)) + message)
+        (length,) = struct.unpack(">I", data[:4])
+        answer: Any = cbor.decode(data[4 : 4 + length])
+        return answer, data[4 + length :]
+
+
+@pytest.fixture
+def host(package: Path, tmp_path: Path) -> Host:
+    return Host(FolderSource(package), tmp_path)
+
+
+def test_manifest(host: Host) -> None:
+    assert host.ask({"ask": Ask.MANIFEST.value}) == ({"ok": {"manifest": b"signed"}}, b"")
+
+
+def test_artifact_is_fed_whole(host: Host, package: Path) -> None:
+    answer, data = host.ask({"ask": Ask.ARTIFACT.value, "name": "model.safetensors"})
+    assert answer == {"ok": {}}
+    assert data == (package / "model.safetensors.enc").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["other.bin", "../manifest.cose", "/etc/passwd", "", "a" * 5000, "a\0b"])
+def test_only_artifacts_are_fed(host: Host, name: str) -> None:
+    answer, data = host.ask({"ask": Ask.ARTIFACT.value, "name": name})
+    assert set(answer) == {"error"}
+    assert answer["error"]["code"] in {"artifact.name", "package.missing"}
+    assert data == b""
+
+
+def test_state_is_told(host: Host) -> None:
+    asked = {"ask": Ask.STATE.value, "state": "failed", "code": "a.b", "message": "why"}
+    assert host.ask(asked) == ({"ok": {}}, b"")
+    assert host.states == [("failed", "a.b", "why")]
+
+
+@contextmanager
+def kms(monkeypatch: pytest.MonkeyPatch, release: Callable[..., ReleasedKey]) -> Iterator[list[dict[str, Any]]]:
+    seen: list[dict[str, Any]] = []
+
+    class Fake:
+        def __init__(self, *, region: str, endpoint_url: str | None) -> None:
+            seen.append({"region": region, "endpoint_url": endpoint_url})
+
+        def decrypt_for_recipient(self, **arguments: Any) -> ReleasedKey:
+            seen.append(arguments)
+            return release()
+
+    monkeypatch.setattr(module, "KmsClient", Fake)
+    yield seen
+
+
+def test_key_is_asked_of_kms_as_the_enclave_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    with kms(monkeypatch, lambda: ReleasedKey(ARN, b"sealed")) as seen:
+        answer, _ = host.ask(ASK.to_bytes())
+    assert answer == {"ok": {"key_arn": ARN, "ciphertext_for_recipient": b"sealed"}}
+    assert seen == [
+        {"region": "us-east-1", "endpoint_url": "http://127.0.0.1:9"},
+        {
+            "key_arn": ARN,
+            "wrapped_dek": b"wrapped",
+            "encryption_context": {"a": "b"},
+            "attestation_document": b"document",
+        },
+    ]
+
+
+def test_a_refusal_of_kms_is_passed_on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> ReleasedKey:
+        raise KeyReleaseError("not for you", code="kms.access_denied")
+
+    with kms(monkeypatch, refuse):
+        answer, _ = host.ask(ASK.to_bytes())
+    assert answer == {"error": {"code": "kms.access_denied", "message": "not for you"}}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        b"",
+        b"\xff",
+        [],
+        {},
+        {"ask": 0},
+        {"ask": 99},
+        {"ask": "MANIFEST"},
+        {"ask": Ask.ARTIFACT.value},
+        {"ask": Ask.ARTIFACT.value, "name": b"model.safetensors"},
+        {"ask": Ask.KEY.value},
+        {"ask": Ask.STATE.value, "state": "ready"},
+        {"ask": Ask.STATE.value, "state": 1, "code": "", "message": ""},
+    ],
+)
+def test_malformed_questions(host: Host, question: object) -> None:
+    answer, _ = host.ask(question)
+    assert answer["error"]["code"] == "hostlink.malformed"
+    assert host.states == []
+
+
+def test_an_oversized_question_is_refused_unread(host: Host) -> None:
+    data = host.send(struct.pack(">I", MESSAGE_BYTES + 1))
+    assert b"hostlink.malformed" in data
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=100))
+def test_any_bytes_are_survived(host: Host, data: bytes) -> None:
+    host.send(data)
+    assert host.ask({"ask": Ask.MANIFEST.value})[0] == {"ok": {"manifest": b"signed"}}
+
+
+def test_a_manifest_that_the_link_cannot_carry_is_an_error(host: Host, package: Path) -> None:
+    (package / "manifest.cose").write_bytes(bytes(MESSAGE_BYTES))
+    answer, _ = host.ask({"ask": Ask.MANIFEST.value})
+    assert answer["error"]["code"] in {"hostlink.too_large", "manifest.too_large"}
