@@ -226,8 +226,18 @@ def test_depth() -> None:
         cbor.encode([deepest])
     assert caught.value.code == "cbor.depth"
     assert refused(b"\x81" + data) == "cbor.malformed"
-    assert refused(b"\x81" * 100_000 + b"\x00") == "cbor.malformed"
-    assert refused(b"\x9f" * 100_000, foreign=True) == "cbor.malformed"
+    assert refused(b"\x81" * 1000 + b"\x00") == "cbor.malformed"
+    assert refused(b"\x9f" * 1000, foreign=True) == "cbor.malformed"
+
+
+def test_items_are_counted_before_any_is_built() -> None:
+    most = [0] * (cbor.MAX_ITEMS - 1)
+    assert cbor.decode(cbor.encode(most)) == most
+    assert refused(cbor.encode([*most, 0])) == "cbor.items"
+    assert refused(b"\x81" * 100_000 + b"\x00") == "cbor.items"
+    assert refused(b"\x9f" * 100_000, foreign=True) == "cbor.items"
+    # Bytes inside a string are no items.
+    assert cbor.decode(cbor.encode(b"\x00" * 100_000)) == b"\x00" * 100_000
 
 
 def test_size_limit() -> None:

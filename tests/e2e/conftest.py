@@ -227,9 +227,9 @@ def strict(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         "idle_seconds": 1,
         "frame_seconds": 2,
         "requests_in_flight": 2,
-        "texts_per_request": 32768,
+        "texts_per_request": 4000,
         "request_bytes": 256 * 1024,
-        "session_bytes": 1024 * 1024,
+        "session_bytes": 768 * 1024,
         "total_bytes": 4 * 1024 * 1024,
     }
     with deployment(tmp_path_factory.mktemp("s"), tiny_model, limits) as running:

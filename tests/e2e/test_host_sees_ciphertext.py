@@ -23,6 +23,7 @@ class Tap:
     def __init__(self) -> None:
         self.recorded: dict[str, bytearray] = {}
         self._listeners: list[socket.socket] = []
+        self._connections: list[socket.socket] = []
 
     def __call__(self, target: Address) -> Address:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -43,12 +44,13 @@ class Tap:
                 near.close()
                 continue
             near.settimeout(20)
+            self._connections += [near, far]
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=_copy, args=(source, sink, record), daemon=True).start()
 
     def close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
+        for end in (*self._listeners, *self._connections):
+            end.close()
 
 
 def _copy(source: socket.socket, sink: socket.socket, record: bytearray) -> None:

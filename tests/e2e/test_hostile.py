@@ -217,13 +217,12 @@ def test_announced_lengths_take_nothing_from_the_others(strict: Deployment) -> N
 def test_the_enclave_hangs_up_on_those_who_do_not_get_on(
     strict: Deployment, bad: Callable[[Deployment, threading.Event], None]
 ) -> None:
-    sent = {silent: b"", slow: HEADER.pack(40, FrameType.HELLO) + b"x"}
     if bad is announcing:
         connection, _ = open_session(strict)
         connection.sendall(HEADER.pack(REQUEST_BYTES, FrameType.REQUEST) + b"x")
     else:
         connection = dial(strict)
-        connection.sendall(sent[bad])
+        connection.sendall(b"" if bad is silent else HEADER.pack(40, FrameType.HELLO) + b"x")
     with connection:
         start = time.monotonic()
         received = b""

@@ -1,4 +1,4 @@
-"""A boot ends with the owner's model in memory, or with a refusal: the host can choose what it offers, not what runs."""
+"""A boot ends with the owner's model in memory or a refusal: the host can choose what it offers, not what runs."""
 
 from __future__ import annotations
 
@@ -113,6 +113,9 @@ class Link:
         self._host = host
         self._sent = b""
         self._answer: bytes | None = None
+
+    def gettimeout(self) -> float:
+        return 5
 
     def sendall(self, data: bytes | memoryview) -> None:
         self._sent += data
@@ -266,7 +269,7 @@ def plaintext_too(question: dict[str, Any]) -> bytes:
         (plaintext_too, "key_release.answer"),
         (lambda _: success(key_arn=ARN, ciphertext_for_recipient="text"), "key_release.answer"),
         (lambda _: success(), "key_release.answer"),
-        (lambda question: release(question, arn=ARN.replace("0000/", "0001/")), "key_release.key_id"),
+        (lambda question: release(question, arn=ARN.replace("us-east-1", "eu-west-1")), "key_release.key_id"),
         (lambda question: release(question, arn=ARN[:-1] + "1"), "key_release.key_id"),
         (lambda question: release(question, dek=DEK + b"x"), "key_release.envelope"),
         (lambda _: success(key_arn=ARN, ciphertext_for_recipient=b"garbage"), "key_release.envelope"),
@@ -281,8 +284,6 @@ def test_a_broker_that_answers_something_else(
     answer: Callable[[dict[str, Any]], bytes],
     code: str,
 ) -> None:
-    if code == "key_release.key_id":
-        assert ARN[:-1] + "1" != ARN
     error = refused(start, Host(package(), changes={Ask.KEY: answer}))
     assert isinstance(error, KeyReleaseError)
     assert error.code == code

@@ -83,6 +83,24 @@ def test_a_silent_peer(pair: Pair) -> None:
     assert code_of(lambda: read_exactly(ours, 1)) == "transport.timeout"
 
 
+def test_a_peer_that_sends_a_byte_now_and_then(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.settimeout(0.2)
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.05):
+            theirs.sendall(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        assert code_of(lambda: read_exactly(ours, 1000)) == "transport.timeout"
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_a_peer_that_does_not_read(pair: Pair) -> None:
     ours, _ = pair
     ours.settimeout(0.05)

@@ -121,7 +121,7 @@ class Connection:
         except EphemeralMLError:
             pass
         finally:
-            self._fail(SessionEndedError("the connection was closed", code="session.closed"))
+            self._fail(TransportError("the client was closed before the answer came", code="session.closed"))
 
     def _exchange(self, body: bytes) -> Response:
         with self._state:
@@ -139,10 +139,12 @@ class Connection:
                 write_all(self._socket, self._sealer.seal(FrameType.REQUEST, message))
             answer = self._wait(identifier)
         except EphemeralMLError as error:
-            self._fail(error)
-            if error.code == "transport.closed":
+            first = self._fail(error)
+            if first.code == "transport.closed":
                 # A broken transport is worth one new session; a violation, a refusal or a timeout is not.
-                raise SessionEndedError(str(error), code="session.lost") from error
+                raise SessionEndedError(str(first), code="session.lost") from first
+            if first is not error:
+                raise first from None
             raise
         except BaseException:
             # Interrupted, perhaps in the middle of a frame: neither direction can go on.
@@ -209,10 +211,12 @@ class Connection:
                 raise SessionError("the enclave answered what was not asked", code="session.order")
             self._answers[answer.id] = answer
 
-    def _fail(self, error: EphemeralMLError) -> None:
+    def _fail(self, error: EphemeralMLError) -> EphemeralMLError:
+        """End the connection; returns what ended it first, of which `error` may be a consequence."""
         with self._state:
             if self._failure is None:
                 self._failure = error
+            first = self._failure
             self._state.notify_all()
         # Wakes a reader that another thread left in recv.
         try:
@@ -221,6 +225,7 @@ class Connection:
             pass
         finally:
             self._socket.close()
+        return first
 
 
 def _alerted(body: bytes) -> EphemeralMLError:

@@ -1,0 +1,470 @@
+"""The client against an enclave that is attested and yet answers wrongly: an answer counts only with its proof."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from ephemeralml.attestation import Measurements, Policy
+from ephemeralml.client import Client
+from ephemeralml.client import connection as module
+from ephemeralml.codec import cbor
+from ephemeralml.devcloud.nsm import SoftwareNsm
+from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.errors import (
+    AttestationError,
+    BusyError,
+    ConfigurationError,
+    EphemeralMLError,
+    ReceiptError,
+    RequestError,
+    SessionError,
+    TransportError,
+)
+from ephemeralml.package.manifest import Artifact, KeyRecord, Manifest, encryption_context
+from ephemeralml.package.model import ModelSpec
+from ephemeralml.package.stream import ciphertext_size
+from ephemeralml.receipts import Claims, EnclaveMeasurements, issue_receipt
+from ephemeralml.session.blocking import read_frame, write_all
+from ephemeralml.session.frames import FrameType, encode_frame
+from ephemeralml.session.handshake import EnclaveHandshake
+from ephemeralml.session.hpke import HpkeKey
+from ephemeralml.session.limits import RECORD_FRAME_BYTES
+from ephemeralml.session.messages import EmbedRequest, EmbedResponse, Notice, Refusal, Request, Response
+from ephemeralml.session.records import Opener, Sealer
+
+OWNER, KEY, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes((byte,)) * 32) for byte in (1, 2, 3))
+PCRS = {index: bytes([index + 1]) * 48 for index in range(16)}
+MANIFEST = Manifest(
+    package_id=b"p" * 16,
+    model_id="tiny",
+    version=3,
+    spec=ModelSpec(architecture="BertModel", pooling="mean", normalize=True, max_sequence_length=64, dimension=4),
+    created_at=1_750_000_000,
+    license="Apache-2.0",
+    owner=OWNER.public_key().public_bytes_raw(),
+    artifacts=(
+        Artifact(
+            name="model.safetensors",
+            size=1000,
+            ciphertext_size=ciphertext_size(1000, 1 << 20),
+            sha256=b"s" * 32,
+            salt=b"t" * 32,
+            chunk_size=1 << 20,
+        ),
+    ),
+    key=KeyRecord(
+        provider="aws-kms",
+        key_arn="arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000",
+        encryption_context=encryption_context(b"p" * 16, "tiny"),
+        wrapped_dek=b"w" * 64,
+    ),
+)
+
+
+@dataclass
+class Session:
+    """The enclave's end of one session, as `answer` gets it."""
+
+    socket: socket.socket
+    sealer: Sealer
+    document: bytes
+    number: int
+
+    def send(self, kind: FrameType, message: bytes) -> None:
+        write_all(self.socket, self.sealer.seal(kind, message))
+
+    def receipt(self, body: bytes, answer: bytes, *, key: Ed25519PrivateKey = KEY, **changes: Any) -> bytes:
+        claims = Claims(
+            iss="test",
+            iat=int(time.time()),
+            cti=uuid.uuid4().bytes,
+            eat_nonce=EmbedRequest.from_bytes(body).nonce,
+            model_id=MANIFEST.model_id,
+            model_version=str(MANIFEST.version),
+            model_hash=MANIFEST.digest,
+            request_hash=sha256(body).digest(),
+            response_hash=sha256(answer).digest(),
+            attestation_doc_hash=sha256(self.document).digest(),
+            enclave_measurements=EnclaveMeasurements(
+                measurement_type="nitro-pcr", **{f"pcr{index}": PCRS[index] for index in (0, 1, 2, 3, 4, 8)}
+            ),
+            policy_version="1",
+            sequence_number=0,
+            execution_time_ms=1,
+            memory_peak_mb=1,
+            security_mode="evaluation",
+            model_hash_scheme="sha256-manifest",
+        )
+        return issue_receipt(replace(claims, **changes), key)
+
+    def right(self, request: Request, **changes: Any) -> Response:
+        """The answer to a request: one vector of ones a text."""
+        count = len(EmbedRequest.from_bytes(request.body).texts)
+        answer = EmbedResponse(np.ones((count, 4), np.float32), count, b"s" * 16).to_bytes()
+        return Response(request.id, answer, self.receipt(request.body, answer, **changes))
+
+
+Answer = Callable[[Session, Request], None]
+
+
+def rightly(session: Session, request: Request) -> None:
+    session.send(FrameType.RESPONSE, session.right(request).to_bytes())
+
+
+class Enclave:
+    """An attested enclave in a thread; `answer` says how it deals with each request."""
+
+    def __init__(self, answer: Answer = rightly, *, accept: bool = True) -> None:
+        self._root = DevelopmentRoot.create()
+        self._nsm = SoftwareNsm(self._root, PCRS)
+        self._key = HpkeKey()
+        self._answer = answer
+        self._accept = accept
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self.requests: list[bytes] = []
+        self.closed: list[Notice] = []
+        self._threads = [threading.Thread(target=self._listen)]
+        self._threads[0].start()
+        self.sessions = 0
+
+    @property
+    def policy(self) -> Policy:
+        measurements = Measurements(pcr0=PCRS[0], pcr1=PCRS[1], pcr2=PCRS[2])
+        return Policy(measurements=[measurements], extra_roots=[self._root.der])
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            connection.settimeout(10)
+            thread = threading.Thread(target=self._serve, args=(connection, self.sessions))
+            self.sessions += 1
+            self._threads.append(thread)
+            thread.start()
+
+    def _attest(self, user_data: bytes, nonce: bytes) -> bytes:
+        fields = {"user_data": user_data, "nonce": nonce, "public_key": KEY.public_key().public_bytes_raw()}
+        answer: Any = cbor.decode_foreign(self._nsm.handle(cbor.encode({"Attestation": fields})))
+        document: bytes = answer["Attestation"]["document"]
+        return document
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        half = EnclaveHandshake(
+            key=self._key, model=MANIFEST.digest, config=b"c" * 32, boot=b"b" * 16, manifest=MANIFEST.sign(OWNER)
+        )
+        try:
+            with connection:
+                nonce = half.receive_hello(read_frame(connection, limit=1 << 16)[1])
+                evidence, document = half.evidence(nonce, attest=self._attest)
+                write_all(connection, evidence)
+                keys, accept = half.receive_open(read_frame(connection, limit=1 << 16)[1])
+                if self._accept:
+                    write_all(connection, accept)
+                opener = Opener(keys.client_to_enclave, keys.session_id)
+                session = Session(connection, Sealer(keys.enclave_to_client, keys.session_id), document, number)
+                while True:
+                    kind, body = read_frame(connection, limit=RECORD_FRAME_BYTES)
+                    plaintext = opener.open(kind, body)
+                    if kind is FrameType.CLOSE:
+                        self.closed.append(Notice.from_bytes(plaintext))
+                        return
+                    request = Request.from_bytes(plaintext)
+                    self.requests.append(request.body)
+                    self._answer(session, request)
+        except (EphemeralMLError, OSError):
+            return
+
+    def close(self) -> None:
+        # Wakes the listener; it may be closed already.
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def enclave() -> Iterator[Callable[..., tuple[Enclave, Client]]]:
+    """Starts an enclave and a client of it."""
+    made: list[tuple[Enclave, Client]] = []
+
+    def make(answer: Answer = rightly, *, timeout: float = 5, accept: bool = True) -> tuple[Enclave, Client]:
+        enclave = Enclave(answer, accept=accept)
+        made.append((enclave, Client(enclave.address, policy=enclave.policy, timeout=timeout)))
+        return made[-1]
+
+    yield make
+    for one, client in made:
+        client.close()
+        one.close()
+
+
+def refused(client: Client, error: type[EphemeralMLError]) -> EphemeralMLError:
+    with pytest.raises(error) as caught:
+        client.embed(["a text", "another"])
+    return caught.value
+
+
+def test_an_answer_and_a_goodbye(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave()
+    with client:
+        result = client.embed(["a", "b"])
+        assert result.vectors.tolist() == [[1.0] * 4] * 2
+        assert result.tokens == 2
+        assert "1." not in repr(result)
+        second = client.embed(["c"])
+    assert EmbedRequest.from_bytes(running.requests[0]).previous is None
+    assert EmbedRequest.from_bytes(running.requests[1]).previous == result.receipt.sha256
+    assert EmbedRequest.from_bytes(second.request).texts == ("c",)
+    running.close()
+    assert running.closed == [Notice("closed", "the client is done")]
+
+
+def test_each_request_has_its_own_nonce_and_salt(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave()
+    for _ in range(5):
+        client.embed(["same"])
+    requests = [EmbedRequest.from_bytes(body) for body in running.requests]
+    assert len({request.nonce for request in requests}) == len({request.salt for request in requests}) == 5
+
+
+def receipt_with(**changes: Any) -> Answer:
+    return lambda session, request: session.send(FrameType.RESPONSE, session.right(request, **changes).to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"key": STRANGER}, ReceiptError),
+        ({"eat_nonce": b"x" * 32}, ReceiptError),
+        ({"model_hash": b"x" * 32}, ReceiptError),
+        ({"iat": 1_700_000_000}, ReceiptError),
+        ({"request_hash": b"x" * 32}, SessionError),
+        ({"response_hash": b"x" * 32}, SessionError),
+        ({"attestation_doc_hash": b"x" * 32}, EphemeralMLError),
+    ],
+)
+def test_an_answer_without_its_proof_is_no_answer(
+    enclave: Callable[..., tuple[Enclave, Client]], changes: dict[str, Any], error: type[EphemeralMLError]
+) -> None:
+    running, client = enclave(receipt_with(**changes))
+    refused(client, error)
+    assert running.sessions == 1
+
+
+def test_a_changed_answer_is_refused(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    def answer(session: Session, request: Request) -> None:
+        right = session.right(request)
+        other = EmbedResponse(np.zeros((2, 4), np.float32), 2, b"s" * 16).to_bytes()
+        session.send(FrameType.RESPONSE, replace(right, body=other).to_bytes())
+
+    assert refused(enclave(answer)[1], SessionError).code == "receipt.binding"
+
+
+def test_one_vector_for_each_text(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    def answer(session: Session, request: Request) -> None:
+        body = EmbedResponse(np.ones((3, 4), np.float32), 2, b"s" * 16).to_bytes()
+        response = Response(request.id, body, session.receipt(request.body, body))
+        session.send(FrameType.RESPONSE, response.to_bytes())
+
+    assert refused(enclave(answer)[1], SessionError).code == "response.count"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda session, request: session.send(FrameType.RESPONSE, replace(session.right(request), id=9).to_bytes()),
+        lambda session, request: session.send(FrameType.REQUEST, request.to_bytes()),
+        lambda session, _: session.send(FrameType.RESPONSE, b"garbage"),
+        lambda session, _: session.send(FrameType.CLOSE, b"garbage"),
+        lambda session, _: write_all(session.socket, encode_frame(FrameType.ALERT, b"garbage")),
+        lambda session, _: write_all(session.socket, b"\xff" * 5),
+    ],
+    ids=["not asked", "a request", "garbage", "garbage close", "garbage alert", "garbage frame"],
+)
+def test_a_violation_ends_the_session_and_is_not_tried_again(
+    enclave: Callable[..., tuple[Enclave, Client]], answer: Answer
+) -> None:
+    running, client = enclave(answer)
+    refused(client, SessionError)
+    assert running.sessions == 1
+
+
+def test_refusals(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    refusals = [Refusal(0, "request.texts", "too many", None), Refusal(0, "busy", "later", 2500)]
+
+    def answer(session: Session, request: Request) -> None:
+        if refusals:
+            session.send(FrameType.REFUSAL, replace(refusals.pop(0), id=request.id).to_bytes())
+        else:
+            rightly(session, request)
+
+    running, client = enclave(answer)
+    assert refused(client, RequestError).code == "request.texts"
+    busy = refused(client, BusyError)
+    assert isinstance(busy, BusyError)
+    assert busy.retry_after == 2.5
+    assert client.embed(["a"]).tokens == 1
+    assert running.sessions == 1
+
+
+@pytest.mark.parametrize("code", ["idle", "lifetime", "restart"])
+def test_a_session_that_ends_is_opened_once_more(enclave: Callable[..., tuple[Enclave, Client]], code: str) -> None:
+    def answer(session: Session, request: Request) -> None:
+        if session.number == 0:
+            session.send(FrameType.CLOSE, Notice(code, "over").to_bytes())
+        else:
+            rightly(session, request)
+
+    running, client = enclave(answer)
+    assert client.embed(["a"]).tokens == 1
+    assert client.attestations == running.sessions == 2
+
+
+def test_a_session_that_ends_again_is_an_error(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave(lambda session, _: session.send(FrameType.CLOSE, Notice("idle", "over").to_bytes()))
+    assert refused(client, TransportError).code == "session.idle"
+    assert running.sessions == 2
+
+
+def test_a_connection_that_breaks_is_opened_once_more(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave(lambda session, _: session.socket.shutdown(socket.SHUT_RDWR))
+    error = refused(client, TransportError)
+    assert error.code == "session.lost"
+    assert error.__cause__ is not error
+    assert running.sessions == 2
+
+
+def test_a_busy_end_is_busy(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave(lambda session, _: session.send(FrameType.CLOSE, Notice("busy", "full").to_bytes()))
+    refused(client, BusyError)
+    assert running.sessions == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("busy", BusyError), ("unavailable", BusyError), ("open.hpke", SessionError)]
+)
+def test_alerts(enclave: Callable[..., tuple[Enclave, Client]], code: str, error: type[EphemeralMLError]) -> None:
+    alert = encode_frame(FrameType.ALERT, Notice(code, "said").to_bytes())
+    _, client = enclave(lambda session, _: write_all(session.socket, alert))
+    assert "said" in str(refused(client, error))
+
+
+def test_silence_is_bounded_and_not_tried_again(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave(lambda *_: None, timeout=0.3)
+    assert refused(client, TransportError).code == "transport.timeout"
+    assert running.sessions == 1
+
+
+def test_an_answer_before_the_confirmation_is_refused(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    _, client = enclave(accept=False)
+    assert refused(client, SessionError).code == "handshake.order"
+
+
+def test_nothing_is_sent_to_another_enclave(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, _ = enclave()
+    good = running.policy.measurements[0]
+    wrong = Measurements(pcr0=b"\x55" * 48, pcr1=good.pcr1, pcr2=good.pcr2)
+    policy = Policy(measurements=[wrong], extra_roots=running.policy.extra_roots)
+    client = Client(running.address, policy=policy)
+    for action in (lambda: client.embed(["a secret"]), lambda: client.verdict, client.__enter__):
+        with pytest.raises(AttestationError):
+            action()
+    assert running.requests == []
+    assert client.attestations == 0
+
+
+def test_answers_in_any_order_find_their_threads(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    held: list[Request] = []
+
+    def answer(session: Session, request: Request) -> None:
+        held.append(request)
+        if len(held) == 4:
+            for one in reversed(held):
+                rightly(session, one)
+
+    _, client = enclave(answer)
+    shapes: dict[int, tuple[int, ...]] = {}
+
+    def work(count: int) -> None:
+        shapes[count] = client.embed(["x"] * count).vectors.shape
+
+    with client:
+        threads = [threading.Thread(target=work, args=(count,)) for count in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert shapes == {count: (count, 4) for count in range(1, 5)}
+
+
+def test_an_interrupted_request_does_not_spoil_the_next(
+    enclave: Callable[..., tuple[Enclave, Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, client = enclave()
+    client.embed(["a"])
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "read_frame", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.embed(["b"])
+    assert client.embed(["c"]).tokens == 1
+    assert client.attestations == 2
+
+
+def test_a_request_that_no_enclave_would_read_is_not_sent(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave()
+    with pytest.raises(RequestError) as caught:
+        client.embed(["x" * 1024 * 1024] * 5)
+    assert caught.value.code == "request.size"
+    assert running.requests == []
+    assert client.embed(["a"]).tokens == 1
+    assert client.attestations == 1
+
+
+def test_a_closed_client_wakes_those_who_wait(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    asked = threading.Event()
+    running, client = enclave(lambda *_: asked.set())
+    raised: list[EphemeralMLError] = []
+
+    def work() -> None:
+        try:
+            client.embed(["a"])
+        except EphemeralMLError as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=work)
+    waiting.start()
+    assert asked.wait(5)
+    client.close()
+    waiting.join(5)
+    assert [error.code for error in raised] == ["session.closed"]
+    assert running.sessions == 1
+
+
+def test_addresses_are_checked_at_once(tmp_path: Path) -> None:
+    policy = Policy.insecure_any_measurement()
+    with pytest.raises(ConfigurationError):
+        Client("http://example.com", policy=policy)
+    with pytest.raises(TransportError) as caught:
+        Client(f"unix://{tmp_path}/none", policy=policy).embed(["a"])
+    assert caught.value.code == "transport.unreachable"
