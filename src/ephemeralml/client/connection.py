@@ -113,15 +113,20 @@ class Connection:
 
     def close(self) -> None:
         """Tell the enclave, and hang up. Never raises."""
+        closed = TransportError("the client was closed before the answer came", code="session.closed")
         try:
             with self._sending:
-                if self._failure is None:
+                # Said first: the enclave hangs up on CLOSE, and that must not look like a lost connection.
+                with self._state:
+                    alive = self._failure is None
+                    self._failure = self._failure or closed
+                if alive:
                     notice = Notice("closed", "the client is done").to_bytes()
                     write_all(self._socket, self._sealer.seal(FrameType.CLOSE, notice))
         except EphemeralMLError:
             pass
         finally:
-            self._fail(TransportError("the client was closed before the answer came", code="session.closed"))
+            self._fail(closed)
 
     def _exchange(self, body: bytes) -> Response:
         with self._state:
