@@ -90,7 +90,7 @@ def test_other_scope() -> None:
 def _replaced(name: str, old: str, new: str) -> Callable[[Headers], Headers]:
     def change(headers: Headers) -> Headers:
         assert old in headers[name]
-        return {**headers, name: headers[name].replace(old, new)}
+        return {**headers, name: headers[name].replace(old, new, 1)}
 
     return change
 
