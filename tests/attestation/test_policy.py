@@ -19,7 +19,7 @@ _GOOD: dict[str, Any] = {"version": 1, "measurements": [_SET]}
 
 
 def _full(root: DevelopmentRoot) -> dict[str, Any]:
-    return {"models": [b"m" * 32, b"l" * 32], "minimum_model_version": 3, "extra_roots": [root.certificate]}
+    return {"models": [b"m" * 32, b"l" * 32], "model_id": "tiny", "minimum_model_version": 3, "extra_roots": [root.certificate]}
 
 
 def test_measurements_are_bytes_however_they_were_given() -> None:
@@ -64,6 +64,8 @@ def test_the_insecure_policy_is_another_and_says_so(measurements: Measurements) 
     [
         ({"models": [b"short"]}, "policy.model"),
         ({"models": ["ab" * 32]}, "policy.model"),
+        ({"model_id": ""}, "policy.model_id"),
+        ({"model_id": 1}, "policy.model_id"),
         ({"minimum_model_version": 0}, "policy.minimum_model_version"),
         ({"minimum_model_version": True}, "policy.minimum_model_version"),
         ({"minimum_model_version": "1"}, "policy.minimum_model_version"),
@@ -111,6 +113,7 @@ def test_json_round_trips(measurements: Measurements, root: DevelopmentRoot, tmp
         ({"models": "ab" * 32}, "policy.models"),
         ({"models": ["ab"]}, "policy.model"),
         ({"models": [1]}, "policy.model"),
+        ({"model_id": ["tiny"]}, "policy.model_id"),
         ({"minimum_model_version": 1.0}, "policy.minimum_model_version"),
         ({"extra_roots": {}}, "policy.extra_roots"),
         ({"extra_roots": [1]}, "policy.extra_root"),

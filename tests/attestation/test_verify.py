@@ -152,7 +152,7 @@ def verified(forge: Forge, policy: Policy, now: datetime) -> Verdict:
 
 
 def _bind(verdict: Verdict, policy: Policy, **changes: Any) -> Verdict:
-    arguments: Any = {"hpke_public_key": HPKE, "model_digest": MODEL, "model_version": 3, **changes}
+    arguments: Any = {"hpke_public_key": HPKE, "model_id": "tiny", "model_digest": MODEL, "model_version": 3, **changes}
     return bind_session(verdict, policy=policy, **arguments)
 
 
@@ -206,6 +206,13 @@ def test_another_model_is_refused(verified: Verdict, policy: Policy, measurement
     listed = Policy(measurements=[measurements], models=[b"x" * 32])
     assert _refused(lambda: _bind(verified, listed)).code == "model.not_allowed"
     assert _bind(verified, Policy(measurements=[measurements], models=[b"x" * 32, MODEL])).ok
+
+
+def test_a_model_of_another_name_is_refused(verified: Verdict, measurements: Measurements) -> None:
+    named = Policy(measurements=[measurements], model_id="tiny")
+    assert _bind(verified, named).ok
+    error = _refused(lambda: _bind(verified, named, model_id="other"))
+    assert (error.step, error.code) == ("model", "model.id")
 
 
 def test_an_older_model_is_refused(verified: Verdict, measurements: Measurements) -> None:

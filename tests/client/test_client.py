@@ -372,6 +372,122 @@ def test_silence_is_bounded_and_not_tried_again(enclave: Callable[..., tuple[Enc
     assert running.sessions == 1
 
 
+def test_a_request_that_is_not_answered_fails_alone(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    held: list[tuple[Session, Request]] = []
+
+    def answer(session: Session, request: Request) -> None:
+        if EmbedRequest.from_bytes(request.body).texts == ("hold",):
+            held.append((session, request))
+        else:
+            rightly(session, request)
+
+    running, client = enclave(answer, timeout=1)
+    stop = threading.Event()
+    answered: list[int] = []
+
+    def others() -> None:
+        while not stop.wait(0.05):
+            answered.append(client.embed(["a"]).tokens)
+
+    with client:
+        busy = threading.Thread(target=others)
+        busy.start()
+        with pytest.raises(TransportError) as caught:
+            client.embed(["hold"])
+        assert caught.value.code == "transport.timeout"
+        # The late answer belongs to nobody and harms nobody.
+        rightly(*held[0])
+        before = len(answered)
+        while len(answered) < before + 3:
+            assert busy.is_alive()
+            time.sleep(0.01)
+        stop.set()
+        busy.join()
+        assert client.attestations == running.sessions == 1
+
+
+def test_a_host_that_dribbles_is_given_up_in_time(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    def answer(session: Session, request: Request) -> None:
+        frame = session.sealer.seal(FrameType.RESPONSE, session.right(request).to_bytes())
+        for byte in frame:
+            session.socket.sendall(bytes((byte,)))
+            time.sleep(0.02)
+
+    _, client = enclave(answer, timeout=0.5)
+    start = time.monotonic()
+    assert refused(client, TransportError).code == "transport.timeout"
+    assert time.monotonic() - start < 5
+
+
+def test_an_answer_that_comes_over_a_deadline_is_read_on(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    """The first request gives up in the middle of its frame; the second one's answer is the frame after it."""
+
+    def answer(session: Session, request: Request) -> None:
+        frame = session.sealer.seal(FrameType.RESPONSE, session.right(request).to_bytes())
+        if request.id == 0:
+            session.socket.sendall(frame[:300])
+            time.sleep(0.8)
+            frame = frame[300:]
+        session.socket.sendall(frame)
+
+    running, client = enclave(answer, timeout=0.5)
+    assert refused(client, TransportError).code == "transport.timeout"
+    assert client.embed(["a"]).tokens == 1
+    assert running.sessions == 1
+
+
+def test_answers_kept_back_one_after_the_other_end_the_connection(
+    enclave: Callable[..., tuple[Enclave, Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_ABANDONED", 1)
+
+    def answer(session: Session, _: Request) -> None:
+        # Not silent, and yet of no use.
+        with suppress(OSError):
+            session.socket.sendall(session.sealer.seal(FrameType.RESPONSE, b"x" * 2000)[:10])
+
+    running, client = enclave(answer, timeout=0.2)
+    for _ in range(3):
+        assert refused(client, TransportError).code == "transport.timeout"
+    assert running.sessions == 2
+
+
+def test_closing_does_not_wait_for_a_silent_host(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        client = Client(address, policy=Policy.insecure_any_measurement(), timeout=20)
+        raised: list[EphemeralMLError] = []
+
+        def work() -> None:
+            try:
+                client.embed(["a"])
+            except EphemeralMLError as error:
+                raised.append(error)
+
+        connecting = threading.Thread(target=work)
+        connecting.start()
+        silent, _ = server.accept()
+        start = time.monotonic()
+        client.close()
+        assert time.monotonic() - start < 5
+        silent.close()
+        connecting.join(10)
+        assert len(raised) == 1
+
+
+def test_a_result_says_what_it_is_worth(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave()
+    result = client.embed(["a", "b"])
+    assert result.verdict is client.verdict
+    assert not result.confidential
+    assert str(result) == (
+        "2 vectors of 4, 2 tokens; platform local, not confidential: a development root signed it, not AWS"
+    )
+    anything = Policy.insecure_any_measurement(extra_roots=running.policy.extra_roots)
+    with Client(running.address, policy=anything) as trusting:
+        assert "accepts any measurement" in str(trusting.embed(["a"]))
+
+
 def test_an_answer_before_the_confirmation_is_refused(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
     _, client = enclave(accept=False)
     assert refused(client, SessionError).code == "handshake.order"
@@ -424,7 +540,7 @@ def test_an_interrupted_request_does_not_spoil_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "read_frame", interrupted)
+        patched.setattr(module.FrameReader, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             client.embed(["b"])
     assert client.embed(["c"]).tokens == 1

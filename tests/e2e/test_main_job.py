@@ -91,7 +91,7 @@ def test_nothing_is_embedded_for_another_policy(deployed: Deployment) -> None:
 
 @pytest.mark.parametrize(
     ("texts", "code"),
-    [("a string", "request.type"), ([b"bytes"], "request.type"), (["\ud800"], "request.text")],
+    [("a string", "request.type"), ([b"bytes"], "request.type"), (["\ud800"], "request.unicode")],
 )
 def test_requests_that_will_never_do(deployed: Deployment, texts: Any, code: str) -> None:
     with deployed.client() as client:

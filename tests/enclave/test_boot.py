@@ -148,14 +148,16 @@ def package(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Calla
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Booted]:
-    def run(host: Host, *, minimum: int = 1) -> Booted:
+    def run(host: Host, *, minimum: int = 1, model_id: str | None = None) -> Booted:
         @contextmanager
         def connect(_: Address, *, timeout: float) -> Iterator[Link]:
             assert timeout > 0
             yield Link(host)
 
         monkeypatch.setattr(module, "connect", connect)
-        configuration = Configuration(model_owner=OWNER.public_key().public_bytes_raw(), minimum_model_version=minimum)
+        configuration = Configuration(
+            model_owner=OWNER.public_key().public_bytes_raw(), model_id=model_id, minimum_model_version=minimum
+        )
         return boot(configuration, module=Module(), upstream=Upstream(Address("unix", path="/none")))
 
     return run
@@ -202,6 +204,16 @@ def test_an_older_version_is_refused(start: Callable[..., Booted], package: Call
     # No key was asked for.
     assert [question["ask"] for question in host.asked] == [Ask.MANIFEST]
     assert start(host, minimum=2).manifest.version == 2
+
+
+def test_another_model_of_the_same_owner_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    host = Host(package())
+    error = refused(start, host, model_id="large")
+    assert isinstance(error, PackageError)
+    assert error.code == "manifest.model_id"
+    # No key was asked for.
+    assert [question["ask"] for question in host.asked] == [Ask.MANIFEST]
+    assert start(host, model_id="tiny").manifest.model_id == "tiny"
 
 
 def test_another_owners_package_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:

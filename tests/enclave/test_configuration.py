@@ -30,9 +30,10 @@ def test_defaults() -> None:
 
 def test_everything_can_be_set(tmp_path: Path) -> None:
     path = tmp_path / "enclave.json"
-    path.write_text(json.dumps(SMALLEST | {"minimum_model_version": 3, "issuer": "me", "limits": {"connections": 9}}))
+    values = {"model_id": "tiny", "minimum_model_version": 3, "issuer": "me", "limits": {"connections": 9}}
+    path.write_text(json.dumps(SMALLEST | values))
     assert Configuration.load(path) == Configuration(
-        model_owner=OWNER, minimum_model_version=3, issuer="me", limits=Limits(connections=9)
+        model_owner=OWNER, model_id="tiny", minimum_model_version=3, issuer="me", limits=Limits(connections=9)
     )
 
 
@@ -43,6 +44,9 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         {"model_owner": "ab" * 31},
         {"model_owner": "zz" * 32},
         {"model_owner": 5},
+        {"model_id": ""},
+        {"model_id": 1},
+        {"model_id": "x" * 257},
         {"minimum_model_version": 0},
         {"minimum_model_version": True},
         {"minimum_model_version": "1"},
@@ -101,6 +105,7 @@ def test_every_value_is_measured() -> None:
     base = Configuration(model_owner=OWNER)
     others = [
         replace(base, model_owner=b"\xac" * 32),
+        replace(base, model_id="tiny"),
         replace(base, minimum_model_version=2),
         replace(base, issuer="other"),
         *(replace(base, limits=replace(Limits(), **{item.name: 1})) for item in fields(Limits)),

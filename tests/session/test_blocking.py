@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from ephemeralml.errors import SessionError, TransportError
-from ephemeralml.session.blocking import read_exactly, read_frame, write_all
+from ephemeralml.session.blocking import FrameReader, read_exactly, read_frame, write_all
 from ephemeralml.session.frames import FrameType, encode_frame
 
 Pair = tuple[socket.socket, socket.socket]
@@ -112,3 +113,76 @@ def test_a_socket_closed_by_another_thread(pair: Pair) -> None:
     ours.close()
     assert code_of(lambda: read_exactly(ours, 1)) == "transport.closed"
     assert code_of(lambda: write_all(ours, b"x")) == "transport.closed"
+
+
+def test_a_peer_that_takes_a_byte_now_and_then(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.settimeout(0.3)
+    stop = threading.Event()
+
+    def sip() -> None:
+        while not stop.wait(0.02):
+            theirs.recv(30_000)
+
+    thread = threading.Thread(target=sip)
+    thread.start()
+    try:
+        assert code_of(lambda: write_all(ours, bytes(1 << 25))) == "transport.timeout"
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_reader_goes_on_after_a_deadline(pair: Pair) -> None:
+    ours, theirs = pair
+    reader = FrameReader(ours, limit=1000)
+    first, second = encode_frame(FrameType.HELLO, b"x" * 1000), encode_frame(FrameType.CLOSE, b"y")
+    for size in (3, 500):
+        theirs.sendall(first[:size])
+        with pytest.raises(TimeoutError):
+            reader.read(deadline=time.monotonic() + 0.05)
+        first = first[size:]
+    before = reader.heard
+    theirs.sendall(first + second)
+    assert reader.read(deadline=time.monotonic() + 5) == (FrameType.HELLO, b"x" * 1000)
+    assert reader.heard > before
+    # Both came in one piece: the second is there already, however late it is.
+    assert reader.read(deadline=0) == (FrameType.CLOSE, b"y")
+    with pytest.raises(TimeoutError):
+        reader.read(deadline=0)
+
+
+def test_a_reader_refuses_what_is_too_large_and_says_when_it_ends(pair: Pair) -> None:
+    ours, theirs = pair
+    reader = FrameReader(ours, limit=10)
+    theirs.sendall(encode_frame(FrameType.HELLO, b"x" * 11))
+    with pytest.raises(SessionError):
+        reader.read(deadline=time.monotonic() + 5)
+    other, end = socket.socketpair()
+    with other:
+        reader = FrameReader(other, limit=10)
+        end.sendall(b"\0")
+        end.close()
+        assert code_of(lambda: reader.read(deadline=time.monotonic() + 5)) == "transport.closed"
+    assert code_of(lambda: reader.read(deadline=time.monotonic() + 5)) == "transport.closed"
+
+
+def test_a_reader_of_a_peer_that_sends_a_byte_now_and_then(pair: Pair) -> None:
+    ours, theirs = pair
+    reader = FrameReader(ours, limit=1000)
+    stop = threading.Event()
+
+    def drip() -> None:
+        for byte in encode_frame(FrameType.HELLO, b"x" * 1000):
+            theirs.sendall(bytes((byte,)))
+            if stop.wait(0.02):
+                return
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        with pytest.raises(TimeoutError):
+            reader.read(deadline=time.monotonic() + 0.3)
+    finally:
+        stop.set()
+        thread.join()

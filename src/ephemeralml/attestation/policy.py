@@ -52,6 +52,12 @@ def _version(value: object) -> int | None:
     return value
 
 
+def _model_id(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        _refuse("model_id", "model_id must be the name in the model's manifest")
+    return value
+
+
 def _root(value: object) -> bytes:
     if isinstance(value, x509.Certificate):
         return value.public_bytes(Encoding.DER)
@@ -105,13 +111,14 @@ class Measurements:
 class Policy:
     """What evidence must show. Cannot be built without measurements; an evidence's registers must equal one whole set.
 
-    `models`: manifest digests (32 bytes each) that are acceptable, any when empty. `minimum_model_version` guards
-    against rollback. `extra_roots`: development roots (DER or certificate) accepted besides the AWS Nitro root;
+    `models`: manifest digests (32 bytes each) that are acceptable, any when empty. `model_id`: the only model that is,
+    by its manifest's name. `minimum_model_version` guards against rollback. `extra_roots`: development roots (DER or certificate) accepted besides the AWS Nitro root;
     evidence under them is never confidential. Raises `PolicyError`.
     """
 
     measurements: tuple[Measurements, ...]
     models: frozenset[bytes]
+    model_id: str | None
     minimum_model_version: int | None
     extra_roots: tuple[bytes, ...]
     insecure: bool
@@ -121,36 +128,40 @@ class Policy:
         *,
         measurements: Sequence[Measurements],
         models: Collection[bytes] = (),
+        model_id: str | None = None,
         minimum_model_version: int | None = None,
         extra_roots: Sequence[bytes | x509.Certificate] = (),
     ) -> None:
         sets = tuple(measurements)
         if not sets or not all(isinstance(item, Measurements) for item in sets):
             _refuse("measurements", "at least one set of Measurements is needed, or the policy would accept anybody")
-        self._fill(sets, models, minimum_model_version, extra_roots)
+        self._fill(sets, models, model_id, minimum_model_version, extra_roots)
 
     @classmethod
     def insecure_any_measurement(
         cls,
         *,
         models: Collection[bytes] = (),
+        model_id: str | None = None,
         minimum_model_version: int | None = None,
         extra_roots: Sequence[bytes | x509.Certificate] = (),
     ) -> Policy:
         """A policy that proves the platform only: any code, debug mode included. Every verdict under it says so."""
         policy = cls.__new__(cls)
-        policy._fill(None, models, minimum_model_version, extra_roots)
+        policy._fill(None, models, model_id, minimum_model_version, extra_roots)
         return policy
 
     def _fill(
         self,
         measurements: tuple[Measurements, ...] | None,
         models: Collection[bytes],
+        model_id: str | None,
         minimum_model_version: int | None,
         extra_roots: Sequence[bytes | x509.Certificate],
     ) -> None:
         object.__setattr__(self, "measurements", measurements or ())
         object.__setattr__(self, "models", frozenset(_model(digest) for digest in models))
+        object.__setattr__(self, "model_id", _model_id(model_id))
         object.__setattr__(self, "minimum_model_version", _version(minimum_model_version))
         object.__setattr__(self, "extra_roots", tuple(_root(root) for root in extra_roots))
         object.__setattr__(self, "insecure", measurements is None)
@@ -167,6 +178,8 @@ class Policy:
             ]
         if self.models:
             fields["models"] = sorted(digest.hex() for digest in self.models)
+        if self.model_id is not None:
+            fields["model_id"] = self.model_id
         if self.minimum_model_version is not None:
             fields["minimum_model_version"] = self.minimum_model_version
         if self.extra_roots:
@@ -183,6 +196,7 @@ class Policy:
         insecure = fields.pop("insecure_any_measurement", None)
         sets = fields.pop("measurements", None)
         models = [_from_hex(item) for item in _array("models", fields.pop("models", []))]
+        model_id = _model_id(fields.pop("model_id", None))
         minimum = _version(fields.pop("minimum_model_version", None))
         roots = [_from_base64(item) for item in _array("extra_roots", fields.pop("extra_roots", []))]
         if fields:
@@ -190,10 +204,13 @@ class Policy:
         if insecure is not None:
             if insecure is not True or sets is not None:
                 _refuse("insecure", "insecure_any_measurement must be true and stand without measurements")
-            return cls.insecure_any_measurement(models=models, minimum_model_version=minimum, extra_roots=roots)
+            return cls.insecure_any_measurement(
+                models=models, model_id=model_id, minimum_model_version=minimum, extra_roots=roots
+            )
         return cls(
             measurements=[_measurements_from(item) for item in _array("measurements", sets)],
             models=models,
+            model_id=model_id,
             minimum_model_version=minimum,
             extra_roots=roots,
         )

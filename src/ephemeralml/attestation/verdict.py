@@ -73,10 +73,15 @@ class Verdict:
             found.append("the policy accepts any measurement")
         return found
 
+    @property
+    def summary(self) -> str:
+        """One line: the platform and, where it applies, why it is not confidential."""
+        reservations = self._reservations()
+        confidence = f"not confidential: {'; '.join(reservations)}" if reservations else "confidential"
+        return f"platform {self.platform}, {confidence}"
+
     def __str__(self) -> str:
         """The table of steps, ending in the platform and, where it applies, why it is not confidential."""
         width = max((len(step.name) for step in self.steps), default=0)
         lines = [f"{'✓' if step.ok else '✗'} {step.name:<{width}}  {step.detail}" for step in self.steps]
-        reservations = self._reservations()
-        confidence = f"not confidential: {'; '.join(reservations)}" if reservations else "confidential"
-        return "\n".join([*lines, f"platform {self.platform}, {confidence}"])
+        return "\n".join([*lines, self.summary])

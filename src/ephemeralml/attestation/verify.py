@@ -94,20 +94,26 @@ def _names(registers: Iterable[int]) -> str:
 
 
 def bind_session(
-    verdict: Verdict, *, policy: Policy, hpke_public_key: bytes | None, model_digest: bytes, model_version: int
+    verdict: Verdict,
+    *,
+    policy: Policy,
+    hpke_public_key: bytes | None,
+    model_id: str,
+    model_digest: bytes,
+    model_version: int,
 ) -> Verdict:
     """Check that verified evidence is for this session and model; adds the steps ``key binding`` and ``model``.
 
     The document must carry a raw Ed25519 receipt key (32 bytes) as public_key and a `SessionBinding` as user_data.
-    `hpke_public_key` is the key the peer offered, None for archived evidence. `model_digest` (32 bytes) and
+    `hpke_public_key` is the key the peer offered, None for archived evidence. `model_id`, `model_digest` (32 bytes) and
     `model_version` come from the signed manifest. Raises `AttestationError` with the longer `.verdict`.
     """
     try:
         binding = _check_key(verdict, hpke_public_key)
         bound = "receipt key" if hpke_public_key is None else "receipt key and the session's HPKE key"
         verdict = verdict.passed("key binding", f"attested: the {bound}")
-        _check_model(binding, policy, model_digest, model_version)
-        return verdict.passed("model", f"{model_digest.hex()[:16]}…, version {model_version}")
+        _check_model(binding, policy, model_id, model_digest, model_version)
+        return verdict.passed("model", f"{model_id}, {model_digest.hex()[:16]}…, version {model_version}")
     except AttestationError as error:
         error.verdict = verdict.failed(error.step, str(error))
         raise
@@ -129,11 +135,13 @@ def _check_key(verdict: Verdict, hpke_public_key: bytes | None) -> SessionBindin
     return binding
 
 
-def _check_model(binding: SessionBinding, policy: Policy, model_digest: bytes, model_version: int) -> None:
+def _check_model(binding: SessionBinding, policy: Policy, model_id: str, model_digest: bytes, model_version: int) -> None:
     if not hmac.compare_digest(binding.model, model_digest):
         _refuse("model", "digest", "the enclave attests another model than this manifest")
     if policy.models and model_digest not in policy.models:
         _refuse("model", "not_allowed", "the policy does not allow this model")
+    if policy.model_id is not None and model_id != policy.model_id:
+        _refuse("model", "id", f"the policy wants the model {policy.model_id!r}, this enclave runs {model_id!r}")
     if policy.minimum_model_version is not None and model_version < policy.minimum_model_version:
         _refuse(
             "model", "version", f"version {model_version} is older than the policy's {policy.minimum_model_version}"

@@ -24,6 +24,7 @@ def create(
     ],
     out: Annotated[Path, typer.Option(help="The policy file.")],
     model: Annotated[list[str] | None, typer.Option(help="Digest of a model allowed, 64 hex digits.")] = None,
+    model_id: Annotated[str | None, typer.Option(help="Name of the only model allowed.")] = None,
     minimum_version: Annotated[int | None, typer.Option(min=1, help="Lowest model version allowed.")] = None,
     root: Annotated[list[Path] | None, typer.Option(help="A development root (DER): NOT confidential.")] = None,
 ) -> None:
@@ -34,6 +35,7 @@ def create(
     policy = Policy(
         measurements=[read_measurements(path) for path in measurements],
         models=[_digest(text) for text in model or []],
+        model_id=model_id,
         minimum_model_version=minimum_version,
         extra_roots=[path.read_bytes() for path in root or []],
     )

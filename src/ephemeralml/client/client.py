@@ -10,8 +10,9 @@ from typing import Self
 from ephemeralml.attestation import Policy, Verdict
 from ephemeralml.client.connection import Connection, SessionEndedError
 from ephemeralml.client.result import EmbedResult
-from ephemeralml.errors import RequestError
+from ephemeralml.errors import TransportError
 from ephemeralml.session.transport import Address
+from ephemeralml.texts import check_texts
 
 _log = logging.getLogger("ephemeralml.client")
 
@@ -31,8 +32,11 @@ class Client:
         self._address = Address.parse(address)
         self._policy = policy
         self._timeout = timeout
+        # Held while a handshake lasts; `_lock` never is, so `close` does not wait for a silent host.
+        self._connecting = threading.Lock()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._closes = 0
         self.attestations = 0
 
     def __enter__(self) -> Self:
@@ -54,7 +58,7 @@ class Client:
         `.retry_after`), `RequestError` (this request will never do), `SessionError` (the session was tampered with),
         `ReceiptError` (the answer is not proved), `TransportError` (unreachable, silent or gone).
         """
-        checked = _checked(texts)
+        checked = check_texts(texts)
         connection = self._connected()
         try:
             return connection.embed(checked)
@@ -66,26 +70,25 @@ class Client:
         """End the session. The client may be used again and then attests anew."""
         with self._lock:
             connection, self._connection = self._connection, None
+            self._closes += 1
         if connection is not None:
             connection.close()
 
     def _connected(self) -> Connection:
-        with self._lock:
-            if self._connection is None or self._connection.ended:
-                self._connection = Connection(self._address, policy=self._policy, timeout=self._timeout)
-                self.attestations += 1
-            return self._connection
+        with self._connecting:
+            with self._lock:
+                current, closes = self._connection, self._closes
+            if current is not None and not current.ended:
+                return current
+            fresh = Connection(self._address, policy=self._policy, timeout=self._timeout)
+            with self._lock:
+                closed = self._closes != closes
+                if not closed:
+                    self._connection = fresh
+                    self.attestations += 1
+        if closed:
+            fresh.close()
+            raise TransportError("the client was closed while it connected", code="session.closed")
+        return fresh
 
 
-def _checked(texts: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(texts, str):
-        raise RequestError("texts is a single string; pass a list of them", code="request.type")
-    checked = tuple(texts)
-    for index, text in enumerate(checked):
-        if not isinstance(text, str):
-            raise RequestError(f"text {index} is a {type(text).__name__}, not a string", code="request.type")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise RequestError(f"text {index} is not valid Unicode (a lone surrogate)", code="request.text") from None
-    return checked

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
+from contextlib import suppress
 from hashlib import sha256
+from typing import NoReturn
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client.result import EmbedResult
 from ephemeralml.errors import BusyError, EphemeralMLError, RequestError, SessionError, TransportError
 from ephemeralml.receipts import Bundle, ReceiptPolicy, check_evidence, verify_receipt
-from ephemeralml.session.blocking import read_frame, write_all
+from ephemeralml.session.blocking import FrameReader, read_frame, write_all
 from ephemeralml.session.frames import FrameType
 from ephemeralml.session.handshake import Attested, ClientHandshake, check_accept, now
 from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, RECORD_FRAME_BYTES
@@ -30,22 +33,33 @@ from ephemeralml.session.transport import Address, connect
 
 # Of a receipt's time against ours; the enclave's clock is the host's to some degree.
 _CLOCK_SKEW_SECONDS = 300
+# Requests given up on whose answers may still come, as many as an enclave works on for one session.
+_MAX_ABANDONED = 32
 
 
 class SessionEndedError(TransportError):
     """The session ended without an answer and without a violation; a new one may be opened and asked again."""
 
 
+class _UnansweredError(TransportError):
+    """One request was not answered in time, on a connection that goes on."""
+
+
 class Connection:
-    """A verified enclave at the other end. Raises before anything was sent when the evidence does not pass `policy`."""
+    """A verified enclave at the other end. Raises before anything was sent when the evidence does not pass `policy`.
+
+    A request that is not answered within `timeout` seconds fails alone, unless nothing at all was heard meanwhile.
+    """
 
     def __init__(self, address: Address, *, policy: Policy, timeout: float) -> None:
+        self._timeout = timeout
         self._socket = connect(address, timeout=timeout)
         try:
             self._open(policy)
         except BaseException:
             self._socket.close()
             raise
+        self._frames = FrameReader(self._socket, limit=RECORD_FRAME_BYTES)
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._reading = False
@@ -53,6 +67,7 @@ class Connection:
         self._failure: EphemeralMLError | None = None
         self._answers: dict[int, Response | Refusal] = {}
         self._waiting: set[int] = set()
+        self._abandoned: set[int] = set()
         self._next_id = 0
         self._previous: bytes | None = None
 
@@ -106,6 +121,7 @@ class Connection:
             vectors=response.vectors,
             tokens=response.tokens,
             receipt=receipt,
+            verdict=self.attested.verdict,
             bundle=Bundle(receipt=answer.receipt, document=evidence.document, manifest=evidence.manifest),
             request=body,
             response=answer.body,
@@ -143,6 +159,8 @@ class Connection:
                     raise self._failure
                 write_all(self._socket, self._sealer.seal(FrameType.REQUEST, message))
             answer = self._wait(identifier)
+        except _UnansweredError:
+            raise
         except EphemeralMLError as error:
             first = self._fail(error)
             if first.code == "transport.closed":
@@ -166,25 +184,44 @@ class Connection:
         raise RequestError(f"the enclave refuses the request: {answer.message}", code=answer.code)
 
     def _wait(self, identifier: int) -> Response | Refusal:
+        asked = time.monotonic()
+        deadline = asked + self._timeout
         while True:
             with self._state:
-                while identifier not in self._answers and self._reading and self._failure is None:
-                    self._state.wait()
                 if identifier in self._answers:
                     return self._answers[identifier]
                 if self._failure is not None:
                     raise self._failure
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    self._abandon(identifier, asked)
+                if self._reading:
+                    self._state.wait(left)
+                    continue
                 self._reading = True
             try:
-                self._read_one()
+                self._read_one(deadline)
             finally:
                 with self._state:
                     self._reading = False
+                    if self._failure is not None:
+                        self._socket.close()
                     self._state.notify_all()
 
-    def _read_one(self) -> None:
+    def _abandon(self, identifier: int, asked: float) -> NoReturn:
+        """Give one request up; its answer will be dropped should it come."""
+        self._abandoned.add(identifier)
+        # A connection that is silent, or that keeps back one answer after the other, is of no use to anybody.
+        if self._frames.heard < asked or len(self._abandoned) > _MAX_ABANDONED:
+            raise TransportError("the enclave did not answer in time", code="transport.timeout")
+        raise _UnansweredError("the enclave did not answer this request in time", code="transport.timeout")
+
+    def _read_one(self, deadline: float) -> None:
         try:
-            kind, body = read_frame(self._socket, limit=RECORD_FRAME_BYTES)
+            try:
+                kind, body = self._frames.read(deadline=deadline)
+            except TimeoutError:
+                return
             if kind is FrameType.ALERT:
                 raise _alerted(body)
             if not self._confirmed:
@@ -212,6 +249,9 @@ class Connection:
         else:
             raise SessionError(f"the enclave sent {kind.name} where an answer is due", code="session.order")
         with self._state:
+            if answer.id in self._abandoned:
+                self._abandoned.remove(answer.id)
+                return
             if answer.id not in self._waiting:
                 raise SessionError("the enclave answered what was not asked", code="session.order")
             self._answers[answer.id] = answer
@@ -223,13 +263,11 @@ class Connection:
                 self._failure = error
             first = self._failure
             self._state.notify_all()
-        # Wakes a reader that another thread left in recv.
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        finally:
-            self._socket.close()
+            # Wakes a reader, who then closes: its descriptor's number must not become another's while it waits.
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            if not self._reading:
+                self._socket.close()
         return first
 
 

@@ -56,6 +56,12 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
         boot_id = sha256(module.random() + os.urandom(32)).digest()[:_BOOT_ID_BYTES]
         signed = upstream.manifest()
         manifest = Manifest.verify(signed, owner=configuration.model_owner)
+        if configuration.model_id not in {None, manifest.model_id}:
+            raise PackageError(
+                f"the package is the model {manifest.model_id!r}, this enclave runs {configuration.model_id!r} only: "
+                "the host offers another package",
+                code="manifest.model_id",
+            )
         if manifest.version < configuration.minimum_model_version:
             raise PackageError(
                 f"the package is version {manifest.version} of {manifest.model_id!r}, this enclave runs "

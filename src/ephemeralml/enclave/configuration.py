@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import ConfigurationError
+from ephemeralml.package.manifest import MAX_TEXT_LENGTH
 from ephemeralml.session.limits import Limits
 
 MAX_BYTES = 64 * 1024
@@ -16,9 +17,13 @@ MAX_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """Whose models run (raw Ed25519 key), the lowest version that may, the receipts' issuer, and the limits."""
+    """Whose models run (raw Ed25519 key), the lowest version that may, the receipts' issuer, and the limits.
+
+    `model_id` None lets any model of that owner run, at the host's choice.
+    """
 
     model_owner: bytes
+    model_id: str | None = None
     minimum_model_version: int = 1
     issuer: str = "ephemeralml"
     limits: Limits = field(default_factory=Limits)
@@ -59,7 +64,7 @@ class Configuration:
         unknown = set(value) - {item.name for item in fields(cls)}
         if unknown:
             raise _bad(f"unknown keys: {', '.join(sorted(unknown))}")
-        owner, limits = value.get("model_owner"), value.get("limits", {})
+        owner, model_id, limits = value.get("model_owner"), value.get("model_id"), value.get("limits", {})
         version, issuer = value.get("minimum_model_version", 1), value.get("issuer", "ephemeralml")
         try:
             key = bytes.fromhex(owner) if isinstance(owner, str) else b""
@@ -67,6 +72,8 @@ class Configuration:
             key = b""
         if len(key) != 32:
             raise _bad("model_owner must be the owner's public key, 64 hex digits (`ephemeralml keygen` prints it)")
+        if model_id is not None and (not isinstance(model_id, str) or not 0 < len(model_id) <= MAX_TEXT_LENGTH):
+            raise _bad(f"model_id must be the model's name in its manifest, 1 to {MAX_TEXT_LENGTH} characters")
         if type(version) is not int or not 1 <= version < 2**63:
             raise _bad("minimum_model_version must be an integer from 1")
         if not isinstance(issuer, str) or not 0 < len(issuer) <= 200:
@@ -76,13 +83,20 @@ class Configuration:
         unknown = set(limits) - {item.name for item in fields(Limits)}
         if unknown:
             raise _bad(f"unknown limits: {', '.join(sorted(unknown))}")
-        return cls(model_owner=key, minimum_model_version=version, issuer=issuer, limits=Limits(**limits))
+        return cls(
+            model_owner=key,
+            model_id=model_id,
+            minimum_model_version=version,
+            issuer=issuer,
+            limits=Limits(**limits),
+        )
 
     def to_bytes(self) -> bytes:
         """The measured form: deterministic CBOR of every value in force, defaults included."""
         return cbor.encode(
             {
                 "model_owner": self.model_owner,
+                "model_id": self.model_id,
                 "minimum_model_version": self.minimum_model_version,
                 "issuer": self.issuer,
                 "limits": {item.name: getattr(self.limits, item.name) for item in fields(Limits)},

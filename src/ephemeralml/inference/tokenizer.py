@@ -8,8 +8,9 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from ephemeralml.errors import ModelError, RequestError
+from ephemeralml.errors import ModelError
 from ephemeralml.package.model import Buffer, read_json_object
+from ephemeralml.texts import check_texts
 
 # More than prose needs; a text is read further only when that many give too few tokens.
 _CHARACTERS_PER_TOKEN = 16
@@ -43,8 +44,7 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included. Raises `RequestError` for what is not Unicode text."""
-        check_texts(texts)
-        return [self._ids(text) for text in texts]
+        return [self._ids(text) for text in check_texts(texts)]
 
     def _ids(self, text: str) -> list[int]:
         """Tokens of the shortest prefix, cut at white space, that fills the model: the rest cannot change them."""
@@ -57,19 +57,6 @@ class Tokenizer:
             size *= 4
         whole: list[int] = self._tokenizer.encode(text).ids
         return whole
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse anything but `str` without lone surrogates: `RequestError` ``request.type`` or ``request.unicode``."""
-    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
-        raise RequestError("texts must be a list of strings", code="request.type")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise RequestError(f"text {index} is not a string", code="request.type")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise RequestError(f"text {index} has a lone surrogate: not Unicode text", code="request.unicode") from None
 
 
 def _read_tokenizer(files: Mapping[str, Buffer]) -> FastTokenizer:

@@ -93,6 +93,7 @@ def verify_bundle(
         verdict,
         policy=policy,
         hpke_public_key=None,
+        model_id=manifest.model_id,
         model_digest=manifest.digest,
         model_version=manifest.version,
     )

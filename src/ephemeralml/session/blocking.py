@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import select
 import socket
 import time
 
@@ -10,26 +11,27 @@ from ephemeralml.errors import TransportError
 from ephemeralml.session.frames import HEADER, FrameType, decode_header
 from ephemeralml.session.limits import WRITE_BYTES
 
+_READ_BYTES = 64 * 1024
+
 
 def read_exactly(connection: socket.socket, size: int) -> bytes:
     """Exactly `size` bytes. Raises `TransportError` when the peer closes, resets or stays silent too long."""
     # Grown as bytes arrive, never by what a peer announces.
     buffer = bytearray()
-    patience = connection.gettimeout()
-    deadline = time.monotonic() + (math.inf if patience is None else patience)
+    # A peer that sends a byte now and then never runs into the socket's own timeout.
+    deadline = _deadline(connection)
     try:
         while len(buffer) < size:
-            # A peer that sends a byte now and then never runs into the socket's own timeout.
             if buffer and time.monotonic() > deadline:
                 raise TimeoutError
-            chunk = connection.recv(min(size - len(buffer), 256 * 1024))
+            chunk = connection.recv(min(size - len(buffer), _READ_BYTES))
             if not chunk:
                 raise TransportError("the peer closed the connection", code="transport.closed")
             buffer += chunk
     except TimeoutError as error:
         raise TransportError("the peer did not answer in time", code="transport.timeout") from error
     except OSError as error:
-        raise TransportError(f"the connection broke: {error.strerror or error}", code="transport.closed") from error
+        raise _broken(error) from error
     return bytes(buffer)
 
 
@@ -40,12 +42,69 @@ def read_frame(connection: socket.socket, *, limit: int) -> tuple[FrameType, byt
 
 
 def write_all(connection: socket.socket, data: bytes) -> None:
-    """Write everything, in pieces that vsock carries well. Raises `TransportError`."""
+    """Write everything, in pieces that vsock carries well, within the socket's timeout. Raises `TransportError`."""
     view = memoryview(data)
+    deadline = _deadline(connection)
     try:
         for start in range(0, len(view), WRITE_BYTES):
+            if start and time.monotonic() > deadline:
+                raise TimeoutError
             connection.sendall(view[start : start + WRITE_BYTES])
     except TimeoutError as error:
         raise TransportError("the peer does not read what is sent", code="transport.timeout") from error
     except OSError as error:
-        raise TransportError(f"the connection broke: {error.strerror or error}", code="transport.closed") from error
+        raise _broken(error) from error
+
+
+class FrameReader:
+    """Frames of at most `limit` bytes from a connection that is read by nobody else.
+
+    A deadline may pass in the middle of a frame: the next `read` goes on with it. `heard` is when bytes last came.
+    """
+
+    def __init__(self, connection: socket.socket, *, limit: int) -> None:
+        self._connection = connection
+        self._limit = limit
+        self._buffer = bytearray()
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self.heard = time.monotonic()
+
+    def read(self, *, deadline: float) -> tuple[FrameType, bytes]:
+        """The next frame. Raises TimeoutError when it is not whole by `deadline` (monotonic seconds).
+
+        Raises `TransportError` when the connection ends or breaks, `SessionError` for a frame that may not be.
+        """
+        self._fill(HEADER.size, deadline)
+        kind, length = decode_header(bytes(self._buffer[: HEADER.size]), limit=self._limit)
+        end = HEADER.size + length
+        self._fill(end, deadline)
+        with memoryview(self._buffer) as view:
+            body = bytes(view[HEADER.size : end])
+        del self._buffer[:end]
+        return kind, body
+
+    def _fill(self, size: int, deadline: float) -> None:
+        while len(self._buffer) < size:
+            # Data that is there already counts, however late it is asked for.
+            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError
+            try:
+                chunk = self._connection.recv(_READ_BYTES)
+            except OSError as error:
+                raise _broken(error) from error
+            if not chunk:
+                raise TransportError("the peer closed the connection", code="transport.closed")
+            self._buffer += chunk
+            self.heard = time.monotonic()
+            if self.heard > deadline and len(self._buffer) < size:
+                raise TimeoutError
+
+
+def _deadline(connection: socket.socket) -> float:
+    patience = connection.gettimeout()
+    return math.inf if patience is None else time.monotonic() + patience
+
+
+def _broken(error: OSError) -> TransportError:
+    return TransportError(f"the connection broke: {error.strerror or error}", code="transport.closed")

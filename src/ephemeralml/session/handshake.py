@@ -99,7 +99,12 @@ class ClientHandshake:
         verdict = verify_document(document, policy=policy, at=at, nonce=self._nonce)
         manifest = Manifest.verify(signed, owner=None)
         verdict = bind_session(
-            verdict, policy=policy, hpke_public_key=key, model_digest=manifest.digest, model_version=manifest.version
+            verdict,
+            policy=policy,
+            hpke_public_key=key,
+            model_id=manifest.model_id,
+            model_digest=manifest.digest,
+            model_version=manifest.version,
         )
         shown = self._hello + encode_frame(FrameType.EVIDENCE, body)
         secret = os.urandom(SECRET_BYTES)
