@@ -19,7 +19,12 @@ _GOOD: dict[str, Any] = {"version": 1, "measurements": [_SET]}
 
 
 def _full(root: DevelopmentRoot) -> dict[str, Any]:
-    return {"models": [b"m" * 32, b"l" * 32], "model_id": "tiny", "minimum_model_version": 3, "extra_roots": [root.certificate]}
+    return {
+        "models": [b"m" * 32, b"l" * 32],
+        "model_id": "tiny",
+        "minimum_model_version": 3,
+        "extra_roots": [root.certificate],
+    }
 
 
 def test_measurements_are_bytes_however_they_were_given() -> None:

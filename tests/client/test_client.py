@@ -37,7 +37,7 @@ from ephemeralml.package.manifest import Artifact, KeyRecord, Manifest, encrypti
 from ephemeralml.package.model import ModelSpec
 from ephemeralml.package.stream import ciphertext_size
 from ephemeralml.receipts import Claims, EnclaveMeasurements, issue_receipt
-from ephemeralml.session.blocking import read_frame, write_all
+from ephemeralml.session.blocking import FrameReader, read_frame, write_all
 from ephemeralml.session.frames import FrameType, encode_frame
 from ephemeralml.session.handshake import EnclaveHandshake
 from ephemeralml.session.hpke import HpkeKey
@@ -540,7 +540,7 @@ def test_an_interrupted_request_does_not_spoil_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.FrameReader, "read", interrupted)
+        patched.setattr(FrameReader, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             client.embed(["b"])
     assert client.embed(["c"]).tokens == 1

@@ -57,7 +57,7 @@ def encoder(engine: StubEngine) -> Encoder:
 
 @pytest.fixture
 def batcher(encoder: Encoder, engine: StubEngine) -> Iterator[Batcher]:
-    with Batcher(encoder, max_texts=20_000, max_characters=100_000) as batcher:
+    with Batcher(encoder, max_texts=80_000, max_characters=400_000) as batcher:
         yield batcher
         engine.gate.set()
 
@@ -126,15 +126,39 @@ def test_large_requests_are_served_in_turn(batcher: Batcher, engine: StubEngine)
 
 def test_a_full_queue_says_busy_and_recovers(batcher: Batcher, engine: StubEngine) -> None:
     hold(batcher, engine)
-    waiting = [batcher.submit(["1"] * 10_000), batcher.submit(["1"] * 9_999), batcher.submit(["1*" + "0" * 70_000])]
-    for texts in (["1"] * 2, ["1*" + "0" * 40_000]):
+    waiting = [batcher.submit(["1"] * 20_000, session=number) for number in range(3)]
+    waiting += [batcher.submit(["1"] * 19_000, session=3), batcher.submit(["1*" + "0" * 90_000], session=4)]
+    waiting += [batcher.submit(["1*" + "0" * 90_000], session=number) for number in (5, 6)]
+    for texts in (["1"] * 1000, ["1*" + "0" * 90_000]):
         with pytest.raises(BusyError) as caught:
-            batcher.submit(texts)
+            batcher.submit(texts, session=7)
         assert caught.value.code == "busy.queue"
-    waiting[2].cancel()
+    for future in waiting[4:]:
+        future.cancel()
     engine.gate.set()
     concurrent.futures.wait(waiting, PATIENCE)
     assert batcher.submit(["1"] * 20_000).result(PATIENCE).tokens == 20_000
+
+
+def test_one_session_cannot_fill_the_queue(batcher: Batcher, engine: StubEngine) -> None:
+    hold(batcher, engine)
+    greedy = [batcher.submit(["1"] * 10_000, session="greedy") for _ in range(2)]
+    with pytest.raises(BusyError) as caught:
+        batcher.submit(["1"], session="greedy")
+    assert caught.value.code == "busy.queue"
+    modest = batcher.submit(["2"], session="modest")
+    engine.gate.set()
+    assert modest.result(PATIENCE).tokens == 1
+    assert [future.result(PATIENCE).tokens for future in greedy] == [10_000] * 2
+
+
+def test_a_session_of_many_requests_takes_no_more_turns_than_another(batcher: Batcher, engine: StubEngine) -> None:
+    hold(batcher, engine)
+    greedy = [batcher.submit(["1*256"], session="greedy") for _ in range(50)]
+    modest = batcher.submit(["2*256"] * 2, session="modest")
+    engine.gate.set()
+    concurrent.futures.wait([*greedy, modest], PATIENCE)
+    assert engine.calls[1:4] == [[1, 2], [1, 2], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -225,4 +249,4 @@ def test_many_threads(batcher: Batcher) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         list(pool.map(request, range(1, 33)))
-    assert (batcher._texts, batcher._characters) == (0, 0)
+    assert (batcher._waiting.texts, batcher._waiting.characters, len(batcher._sessions)) == (0, 0, 0)

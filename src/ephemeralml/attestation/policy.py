@@ -112,8 +112,8 @@ class Policy:
     """What evidence must show. Cannot be built without measurements; an evidence's registers must equal one whole set.
 
     `models`: manifest digests (32 bytes each) that are acceptable, any when empty. `model_id`: the only model that is,
-    by its manifest's name. `minimum_model_version` guards against rollback. `extra_roots`: development roots (DER or certificate) accepted besides the AWS Nitro root;
-    evidence under them is never confidential. Raises `PolicyError`.
+    by its manifest's name. `minimum_model_version` guards against rollback. `extra_roots`: development roots (DER or
+    certificate) accepted besides the AWS Nitro root; evidence under them is never confidential. Raises `PolicyError`.
     """
 
     measurements: tuple[Measurements, ...]

@@ -135,7 +135,9 @@ def _check_key(verdict: Verdict, hpke_public_key: bytes | None) -> SessionBindin
     return binding
 
 
-def _check_model(binding: SessionBinding, policy: Policy, model_id: str, model_digest: bytes, model_version: int) -> None:
+def _check_model(
+    binding: SessionBinding, policy: Policy, model_id: str, model_digest: bytes, model_version: int
+) -> None:
     if not hmac.compare_digest(binding.model, model_digest):
         _refuse("model", "digest", "the enclave attests another model than this manifest")
     if policy.models and model_digest not in policy.models:

@@ -26,10 +26,11 @@ def measure(
 
     Example: ephemeralml enclave measure enclave.json > measurements.json
     """
+    from ephemeralml.devcloud.measure import build_image  # noqa: PLC0415
     from ephemeralml.devcloud.measure import measure as compute  # noqa: PLC0415
     from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
 
-    pcrs = compute(Configuration.load(configuration).to_bytes())
+    pcrs = compute(Configuration.load(configuration).to_bytes(), image=build_image())
     print(json.dumps({f"PCR{index}": value.hex() for index, value in pcrs.items()}, indent=2))
 
 

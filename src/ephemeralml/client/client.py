@@ -90,5 +90,3 @@ class Client:
             fresh.close()
             raise TransportError("the client was closed while it connected", code="session.closed")
         return fresh
-
-

@@ -204,7 +204,7 @@ class Connection:
             finally:
                 with self._state:
                     self._reading = False
-                    if self._failure is not None:
+                    if self.ended:
                         self._socket.close()
                     self._state.notify_all()
 

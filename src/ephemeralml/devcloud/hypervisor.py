@@ -6,6 +6,7 @@ Nothing about this is confidential: whoever runs this process can read the encla
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
@@ -15,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from ephemeralml.devcloud.measure import measure
+from ephemeralml.devcloud.measure import build_image, measure
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.configuration import Configuration
@@ -32,27 +33,27 @@ class LocalEnclave:
     def __init__(self, *, configuration: Path, listen: Address, host: Address, root: DevelopmentRoot) -> None:
         # Read once: what is measured below is what the enclave gets, whatever happens to the file meanwhile.
         content = Configuration.read(configuration)
-        measured = Configuration.parse(content).to_bytes()
+        measured, image = Configuration.parse(content).to_bytes(), build_image()
         ours, theirs = socket.socketpair()
         self._nsm = ours
-        with theirs, _pipe_holding(content) as pipe:
+        with theirs, _pipe_holding(content) as pipe, _sealed(image) as program:
             # No environment but the interpreter's own needs: credentials of the host stay outside.
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
-                    *(sys.executable, "-I", "-m", "ephemeralml.enclave"),
+                    *(sys.executable, "-I", f"/proc/self/fd/{program.fileno()}"),
                     *("--configuration", f"/dev/fd/{pipe.fileno()}"),
                     *("--listen", str(listen)),
                     *("--host", str(host)),
                     *("--nsm-fd", str(theirs.fileno())),
                 ],
                 stdin=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), pipe.fileno()),
+                pass_fds=(theirs.fileno(), pipe.fileno(), program.fileno()),
                 env={"PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
         # Measured after the start, so that both happen at once; the enclave waits for the NSM's first answer.
         try:
-            software = SoftwareNsm(root, measure(measured))
+            software = SoftwareNsm(root, measure(measured, image=image))
         except BaseException:
             self.close()
             raise
@@ -87,6 +88,17 @@ def _pipe_holding(content: bytes) -> BinaryIO:
     with os.fdopen(writing, "wb") as stream:
         stream.write(content)
     return os.fdopen(reading, "rb")
+
+
+def _sealed(content: bytes) -> BinaryIO:
+    """A file in memory that nobody can change any more (memfd_create(2))."""
+    file = os.fdopen(os.memfd_create("enclave-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
+    file.write(content)
+    file.flush()
+    fcntl.fcntl(
+        file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    )
+    return file
 
 
 def _serve_nsm(connection: socket.socket, software: SoftwareNsm) -> None:

@@ -1,14 +1,19 @@
-"""Measurements of a local enclave, from what it really runs.
+"""The image of a local enclave, and its measurements.
 
-PCR0 = everything, PCR1 = the runtime (interpreter and installed libraries), PCR2 = the application (this package's
-source files and the enclave's configuration), each as one PCR extension: SHA-384(48 zero bytes ‖ SHA-384(content)).
-A changed line of code or configuration changes PCR0 and PCR2.
+The image is a zip of this package's source files, and the enclave's process runs from it: what was measured is what
+runs, whatever happens to the files meanwhile, and no compiled file beside them is ever read.
+
+PCR0 = everything, PCR1 = the runtime (interpreter and installed libraries), PCR2 = the application (the image and the
+enclave's configuration), each as one PCR extension: SHA-384(48 zero bytes ‖ SHA-384(content)). A changed line of code
+or configuration changes PCR0 and PCR2.
 """
 
 from __future__ import annotations
 
+import io
 import platform
 import sys
+import zipfile
 from hashlib import sha384
 from importlib import metadata
 from pathlib import Path
@@ -18,25 +23,29 @@ import ephemeralml
 _ZERO = bytes(48)
 # The distributions whose code runs inside the enclave's process.
 _LIBRARIES = ("cbor2", "cryptography", "numpy", "onnxruntime", "tokenizers")
+_MAIN = "from ephemeralml.enclave.__main__ import main\nraise SystemExit(main())\n"
 
 
-def measure(configuration: bytes) -> dict[int, bytes]:
-    """PCR0 to PCR2 (48 bytes each) of an enclave with this measured `configuration` (its canonical bytes)."""
-    runtime, application = _runtime(), _application() + sha384(configuration).digest()
+def build_image(sources: Path = Path(ephemeralml.__file__).parent) -> bytes:
+    """The package's source files as a zip that Python can run: the same bytes for the same files, and no others."""
+    image = io.BytesIO()
+    with zipfile.ZipFile(image, "w") as archive:
+        # A ZipInfo of its own date and mode, so that neither the files' nor today's get in.
+        archive.writestr(zipfile.ZipInfo("__main__.py"), _MAIN)
+        for path in sorted(sources.rglob("*.py")):
+            name = f"ephemeralml/{path.relative_to(sources).as_posix()}"
+            archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+    return image.getvalue()
+
+
+def measure(configuration: bytes, *, image: bytes) -> dict[int, bytes]:
+    """PCR0 to PCR2 (48 bytes each) of this `image` with this measured `configuration` (its canonical bytes)."""
+    runtime, application = _runtime(), sha384(image).digest() + sha384(configuration).digest()
     return {0: _extend(runtime + application), 1: _extend(runtime), 2: _extend(application)}
 
 
 def _extend(content: bytes) -> bytes:
     return sha384(_ZERO + sha384(content).digest()).digest()
-
-
-def _application() -> bytes:
-    root = Path(ephemeralml.__file__).parent
-    listing = sha384()
-    for path in sorted(root.rglob("*.py")):
-        listing.update(path.relative_to(root).as_posix().encode() + b"\0")
-        listing.update(sha384(path.read_bytes()).digest())
-    return listing.digest()
 
 
 def _runtime() -> bytes:

@@ -67,7 +67,8 @@ class Server:
             limits=self._limits,
             budget=self._budget,
             dimension=self._booted.encoder.dimension,
-            embed=self._embed,
+            # Sessions are told apart by the connection they are on.
+            embed=partial(self._embed, session=object()),
             issue=self._issuer.issue,
         )
         booted = self._booted
@@ -93,8 +94,8 @@ class Server:
         key = self._booted.receipt_key.public_key().public_bytes_raw()
         return self._booted.module.attest(user_data=user_data, nonce=nonce, public_key=key)
 
-    async def _embed(self, texts: tuple[str, ...]) -> Embedded:
-        return await asyncio.wrap_future(self._batcher.submit(texts))
+    async def _embed(self, texts: tuple[str, ...], *, session: object) -> Embedded:
+        return await asyncio.wrap_future(self._batcher.submit(texts, session=session))
 
 
 async def _hang_up(writer: asyncio.StreamWriter) -> None:

@@ -1,11 +1,11 @@
-"""Requests of all sessions meet here: one thread owns the engine and serves them in turn, text by text."""
+"""Requests of all sessions meet here: one thread owns the engine and serves the sessions in turn, text by text."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,15 +15,17 @@ import numpy as np
 
 from ephemeralml.errors import BusyError, EphemeralMLError, RequestError
 from ephemeralml.inference.encoder import TOKENS_PER_RUN, Encoder, group_by_length
-from ephemeralml.inference.tokenizer import check_texts
 from ephemeralml.inference.weights import Array
+from ephemeralml.texts import check_texts
 
 MAX_TEXTS: Final = 32_768
 """Texts that may wait, over all requests."""
 MAX_CHARACTERS: Final = 32 << 20
 """Characters that may wait, over all requests: tokens are counted only when a text's turn comes."""
 MAX_TEXT_CHARACTERS: Final = 100_000
-"""Characters of one text: 40 ms of tokenizing, hundreds of times what a model reads."""
+"""Characters of one text: 40 ms of tokenizing at worst, hundreds of times what a model reads."""
+SESSION_SHARE: Final = 4
+"""One session may fill this part of the queue: several must conspire to keep the others out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,23 @@ class Embedded:
 
 
 @dataclass(slots=True, eq=False)
+class _Queue:
+    """What one session has waiting."""
+
+    jobs: deque[_Job] = field(default_factory=deque)
+    texts: int = 0
+    characters: int = 0
+
+    def add(self, texts: int, characters: int) -> None:
+        self.texts += texts
+        self.characters += characters
+
+
+@dataclass(slots=True, eq=False)
 class _Job:
     texts: Sequence[str]
     vectors: Array
+    session: Hashable
     future: Future[Embedded] = field(default_factory=Future)
     taken: int = 0
     done: int = 0
@@ -57,9 +73,10 @@ _Text: TypeAlias = tuple[_Job, int]
 class Batcher:
     """Merges requests of any thread into engine calls.
 
-    Rounds are filled with one text of each request in turn up to a token budget, so a request of thousands delays a
-    short one by a round or two; within a round the shortest texts run first, and an idle engine never waits.
-    Queue limits: `max_texts` and `max_characters` waiting.
+    Rounds are filled with one text of each session in turn, and of each of its requests in turn, up to a token budget:
+    neither a request of thousands nor a session of many requests delays another session by more than a round or two.
+    Within a round the shortest texts run first, and an idle engine never waits. Queue limits: `max_texts` and
+    `max_characters` waiting in all, and a `SESSION_SHARE`th of each for one session.
     """
 
     def __init__(self, encoder: Encoder, *, max_texts: int = MAX_TEXTS, max_characters: int = MAX_CHARACTERS) -> None:
@@ -67,9 +84,8 @@ class Batcher:
         self._max_texts = max_texts
         self._max_characters = max_characters
         self._changed = threading.Condition()
-        self._jobs: deque[_Job] = deque()
-        self._texts = 0
-        self._characters = 0
+        self._sessions: OrderedDict[Hashable, _Queue] = OrderedDict()
+        self._waiting = _Queue()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="ephemeralml-batcher", daemon=True)
         self._worker.start()
@@ -82,33 +98,36 @@ class Batcher:
     ) -> None:
         self.close()
 
-    def submit(self, texts: Sequence[str]) -> Future[Embedded]:
-        """Queue one request; its future can be cancelled until it is answered.
+    def submit(self, texts: Sequence[str], *, session: Hashable = None) -> Future[Embedded]:
+        """Queue one request of a `session`; its future can be cancelled until it is answered.
 
-        Raises `RequestError` for what is not a list of Unicode strings or can never fit, `BusyError` when the queue is
-        full or the batcher closed.
+        Raises `RequestError` for what is not a list of Unicode strings or can never fit, `BusyError` when the queue or
+        the session's part of it is full, or the batcher closed.
         """
-        check_texts(texts)
+        texts = check_texts(texts)
         if any(len(text) > MAX_TEXT_CHARACTERS for text in texts):
             raise RequestError(f"a text is longer than {MAX_TEXT_CHARACTERS} characters", code="request.text_size")
         characters = sum(map(len, texts))
-        if len(texts) > self._max_texts or characters > self._max_characters:
+        share = self._max_texts // SESSION_SHARE, self._max_characters // SESSION_SHARE
+        if len(texts) > share[0] or characters > share[1]:
             raise RequestError(
-                f"more than {self._max_texts} texts or {self._max_characters} characters in one request",
-                code="request.size",
+                f"more than {share[0]} texts or {share[1]} characters in one request", code="request.size"
             )
-        job = _Job(tuple(texts), np.empty((len(texts), self._encoder.dimension), np.float32))
+        job = _Job(texts, np.empty((len(texts), self._encoder.dimension), np.float32), session)
         if not texts:
             job.future.set_result(Embedded(job.vectors, 0, 0.0))
             return job.future
         with self._changed:
             if self._closed:
                 raise BusyError("the encoder is shutting down", code="busy.closed")
-            if self._texts + len(texts) > self._max_texts or self._characters + characters > self._max_characters:
-                raise BusyError("too many texts are waiting", code="busy.queue")
-            self._texts += len(texts)
-            self._characters += characters
-            self._jobs.append(job)
+            mine = self._sessions.get(session) or _Queue()
+            for queue, limits in ((mine, share), (self._waiting, (self._max_texts, self._max_characters))):
+                if queue.texts + len(texts) > limits[0] or queue.characters + characters > limits[1]:
+                    raise BusyError("too many texts are waiting", code="busy.queue")
+            for queue in (mine, self._waiting):
+                queue.add(len(texts), characters)
+            mine.jobs.append(job)
+            self._sessions.setdefault(session, mine)
             self._changed.notify()
         return job.future
 
@@ -124,16 +143,16 @@ class Batcher:
             taken, ids = self._take_round()
             for rows in group_by_length([len(tokens) for tokens in ids]):
                 self._run([taken[row] for row in rows], [ids[row] for row in rows])
-        for job in self._jobs:
+        for job in (job for queue in self._sessions.values() for job in queue.jobs):
             self._settle(job, BusyError("the encoder is shutting down", code="busy.closed"))
 
     def _wait(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
+            self._changed.wait_for(lambda: self._sessions or self._closed)
             return not self._closed
 
     def _take_round(self) -> tuple[list[_Text], list[list[int]]]:
-        """One text of each request in turn until the budget is met, and their token ids."""
+        """One text of each session in turn until the budget is met, and their token ids."""
         taken: list[_Text] = []
         ids: list[list[int]] = []
         budget = TOKENS_PER_RUN
@@ -153,23 +172,28 @@ class Batcher:
 
     def _next_text(self) -> _Text | None:
         with self._changed:
-            while self._jobs:
-                job = self._jobs.popleft()
-                if job.settled or job.future.cancelled():
-                    self._forget(job.texts[job.taken :])
-                    self._settle(job, None)
-                    continue
+            while self._sessions:
+                session, queue = next(iter(self._sessions.items()))
+                job = queue.jobs.popleft()
+                dropped = job.settled or job.future.cancelled()
                 position = job.taken
-                job.taken += 1
-                self._forget(job.texts[position : job.taken])
+                job.taken = len(job.texts) if dropped else position + 1
+                self._forget(queue, job.texts[position : job.taken])
                 if job.taken < len(job.texts):
-                    self._jobs.append(job)
-                return job, position
+                    queue.jobs.append(job)
+                if queue.jobs:
+                    self._sessions.move_to_end(session)
+                else:
+                    del self._sessions[session]
+                if not dropped:
+                    return job, position
+                self._settle(job, None)
         return None
 
-    def _forget(self, texts: Sequence[str]) -> None:
-        self._texts -= len(texts)
-        self._characters -= sum(map(len, texts))
+    def _forget(self, queue: _Queue, texts: Sequence[str]) -> None:
+        characters = sum(map(len, texts))
+        for counted in (queue, self._waiting):
+            counted.add(-len(texts), -characters)
 
     def _run(self, texts: Sequence[_Text], ids: Sequence[Sequence[int]]) -> None:
         """One engine call: answers the requests it completes, and fails only its own."""

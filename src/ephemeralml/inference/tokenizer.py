@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenizers import Encoding, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from ephemeralml.errors import ModelError
 from ephemeralml.package.model import Buffer, read_json_object
 from ephemeralml.texts import check_texts
 
-# More than prose needs; a text is read further only when that many give too few tokens.
-_CHARACTERS_PER_TOKEN = 16
+# Twice what prose needs; a text is read further only when that many give too few tokens.
+_CHARACTERS_PER_TOKEN = 8
 
 
 class Tokenizer:
@@ -41,22 +41,38 @@ class Tokenizer:
             raise ModelError("the tokenizer adds no special tokens", code="model.tokenizer")
         self._tokenizer = tokenizer
         self._max_length = max_length
+        # An added token is matched before words are split: one may begin that far before a cut.
+        self._margin = max((len(token.content) for token in tokenizer.get_added_tokens_decoder().values()), default=1)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included. Raises `RequestError` for what is not Unicode text."""
         return [self._ids(text) for text in check_texts(texts)]
 
     def _ids(self, text: str) -> list[int]:
-        """Tokens of the shortest prefix, cut at white space, that fills the model: the rest cannot change them."""
+        """Tokens of a prefix that fills the model, where the rest cannot change them: a long text costs no more."""
         size = _CHARACTERS_PER_TOKEN * self._max_length
         while size < len(text):
-            cut = max(text.rfind(" ", 0, size), text.rfind("\n", 0, size))
-            ids: list[int] = self._tokenizer.encode(text[:cut]).ids if cut > 0 else []
-            if len(ids) == self._max_length:
-                return ids
+            encoding = self._tokenizer.encode(text[:size])
+            if self._is_settled(encoding, size):
+                break
             size *= 4
-        whole: list[int] = self._tokenizer.encode(text).ids
-        return whole
+        else:
+            encoding = self._tokenizer.encode(text)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def _is_settled(self, prefix: Encoding, size: int) -> bool:
+        """Whether the tokens kept end with a whole word, well before the cut: splitting looks no further than that."""
+        if not prefix.overflowing:
+            return False
+        kept, end = _last_word(prefix)
+        return _last_word(prefix.overflowing[-1])[0] > kept and end + self._margin <= size
+
+
+def _last_word(encoding: Encoding) -> tuple[int, int]:
+    """The number of the last token's word, and where in the text that token ends; special tokens have no word."""
+    tokens = zip(reversed(encoding.word_ids), reversed(encoding.offsets), strict=True)
+    return next(((word, end) for word, (_, end) in tokens if word is not None), (-1, 0))
 
 
 def _read_tokenizer(files: Mapping[str, Buffer]) -> FastTokenizer:
