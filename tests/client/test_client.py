@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from samples import OWNER, PCRS, make_manifest
+from samples import RECEIPT_KEY as KEY
 
 from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client
@@ -33,9 +35,6 @@ from ephemeralml.errors import (
     SessionError,
     TransportError,
 )
-from ephemeralml.package.manifest import Artifact, KeyRecord, Manifest, encryption_context
-from ephemeralml.package.model import ModelSpec
-from ephemeralml.package.stream import ciphertext_size
 from ephemeralml.receipts import Claims, EnclaveMeasurements, issue_receipt
 from ephemeralml.session.blocking import FrameReader, read_frame, write_all
 from ephemeralml.session.frames import FrameType, encode_frame
@@ -45,33 +44,8 @@ from ephemeralml.session.limits import RECORD_FRAME_BYTES
 from ephemeralml.session.messages import EmbedRequest, EmbedResponse, Notice, Refusal, Request, Response
 from ephemeralml.session.records import Opener, Sealer
 
-OWNER, KEY, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes((byte,)) * 32) for byte in (1, 2, 3))
-PCRS = {index: bytes([index + 1]) * 48 for index in range(16)}
-MANIFEST = Manifest(
-    package_id=b"p" * 16,
-    model_id="tiny",
-    version=3,
-    spec=ModelSpec(architecture="BertModel", pooling="mean", normalize=True, max_sequence_length=64, dimension=4),
-    created_at=1_750_000_000,
-    license="Apache-2.0",
-    owner=OWNER.public_key().public_bytes_raw(),
-    artifacts=(
-        Artifact(
-            name="model.safetensors",
-            size=1000,
-            ciphertext_size=ciphertext_size(1000, 1 << 20),
-            sha256=b"s" * 32,
-            salt=b"t" * 32,
-            chunk_size=1 << 20,
-        ),
-    ),
-    key=KeyRecord(
-        provider="aws-kms",
-        key_arn="arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000",
-        encryption_context=encryption_context(b"p" * 16, "tiny"),
-        wrapped_dek=b"w" * 64,
-    ),
-)
+STRANGER = Ed25519PrivateKey.from_private_bytes(b"\3" * 32)
+MANIFEST = make_manifest(dimension=4)
 
 
 @dataclass

@@ -222,6 +222,24 @@ def test_a_text_that_cannot_be_tokenized_fails_only_its_request(batcher: Batcher
     assert other.result(PATIENCE).tokens == 1
 
 
+def test_a_panic_in_the_tokenizer_or_the_engine_does_not_stop_the_worker(
+    batcher: Batcher, encoder: Encoder, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panic(BaseException):
+        """What a panic in Rust arrives as: no Exception."""
+
+    def panic(*_: object) -> None:
+        raise Panic
+
+    for owner, name in ((encoder, "tokenize"), (encoder, "run")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, panic)
+            with pytest.raises(EphemeralMLError) as caught:
+                batcher.submit(["1"]).result(PATIENCE)
+            assert caught.value.code == "inference.engine"
+        assert batcher.submit(["2"]).result(PATIENCE).tokens == 1
+
+
 def test_close_fails_what_waits_and_refuses_more(batcher: Batcher, engine: StubEngine) -> None:
     running = hold(batcher, engine)
     waiting = batcher.submit(["1"])

@@ -25,7 +25,7 @@ def keygen(
     key = generate_owner_key(path)
     print(f"private key  {path} (keep it offline)")
     print(f"public key   {key.public_key().public_bytes_raw().hex()}  ({path}.pub)")
-    print('next: put the public key into the enclave configuration: {"model_owner": "…"}')
+    print('next: put the public key into the enclave configuration: {"model_owner": "…", "model_id": "…"}')
 
 
 def pack_model(

@@ -20,6 +20,7 @@ from ephemeralml.errors import ConfigurationError
 from ephemeralml.package import FolderSource, Manifest
 from ephemeralml.receipts import verify_bundle
 
+_MODEL_ID = "all-MiniLM-L6-v2"
 SENTENCES = (
     "The patient reports chest pain after climbing stairs.",
     "Shortness of breath and pressure behind the breastbone on exertion.",
@@ -51,7 +52,8 @@ def _main_job(world: World, model: Path) -> None:
     _step("The model owner makes a signing key, and the enclave's configuration names it")
     run("keygen", str(here / "owner.key"))
     configuration = here / "enclave.json"
-    configuration.write_text(json.dumps({"model_owner": (here / "owner.key.pub").read_text().strip()}))
+    owner_key = (here / "owner.key.pub").read_text().strip()
+    configuration.write_text(json.dumps({"model_owner": owner_key, "model_id": _MODEL_ID}))
     (here / "measurements.json").write_text(run("enclave", "measure", str(configuration)))
     pcr0 = json.loads((here / "measurements.json").read_text())["PCR0"]
     print(f"  PCR0 of the enclave's code and configuration: {pcr0[:32]}…")
@@ -69,9 +71,9 @@ def _main_job(world: World, model: Path) -> None:
     pack = ("pack", str(model), "--key", str(here / "owner.key"), "--kms-key", key_arn, "--kms-endpoint", world.kms_url)
     print(
         "  "
-        + run(
-            *pack, "--version", "1", "--model-id", "all-MiniLM-L6-v2", str(here / "package"), environment=owner
-        ).splitlines()[0]
+        + run(*pack, "--version", "1", "--model-id", _MODEL_ID, str(here / "package"), environment=owner).splitlines()[
+            0
+        ]
     )
     print(f"  {time.perf_counter() - before:.1f} s, command included")
 
@@ -98,7 +100,7 @@ def _main_job(world: World, model: Path) -> None:
         print(f"  the model: {manifest.model_id} version {manifest.version}, digest {manifest.digest.hex()[:32]}…")
         _step("Attacks, each of which must be refused")
         second = here / "second"
-        run(*pack, "--version", "2", "--model-id", "all-MiniLM-L6-v2", str(second), environment=owner)
+        run(*pack, "--version", "2", "--model-id", _MODEL_ID, str(second), environment=owner)
         show_refusals(world, relay=ready["relay"], policy=policy, bundle=bundle, configuration=configuration)
     print("\nThis machine is the 'local' platform: real protocol and cryptography, but NOT CONFIDENTIAL.")
     print("Whoever runs it can read the enclave's memory. Only AWS Nitro hardware changes that.")
