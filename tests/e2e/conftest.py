@@ -22,7 +22,7 @@ from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client
 from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.devcloud.kms import Credential, KmsServer
-from ephemeralml.devcloud.measure import measure
+from ephemeralml.devcloud.measure import build_image, measure
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.errors import EphemeralMLError
@@ -112,7 +112,7 @@ def deployment(
     configuration = folder / "enclave.json"
     owner = owner_key.public_key().public_bytes_raw()
     configuration.write_text(json.dumps({"model_owner": owner.hex(), "limits": limits}))
-    pcrs = measure(Configuration.load(configuration).to_bytes())
+    pcrs = measure(Configuration.load(configuration).to_bytes(), image=build_image())
     services, listen = Address("unix", path=f"{folder}/services"), Address("unix", path=f"{folder}/enclave")
     environment = {"AWS_ACCESS_KEY_ID": ROLE.access_key_id, "AWS_SECRET_ACCESS_KEY": ROLE.secret_access_key}
 
