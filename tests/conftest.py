@@ -9,7 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+# How long a machine takes is no property of the code.
+settings.register_profile("ephemeralml", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ephemeralml")
 
 _VECTORS = Path(os.environ.get("EPHEMERALML_VECTORS", Path(__file__).parents[2] / "shared" / "vectors"))
 

@@ -169,7 +169,7 @@ def test_an_oversized_question_is_refused_unread(host: Host) -> None:
     assert b"hostlink.malformed" in data
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=100))
 def test_any_bytes_are_survived(host: Host, data: bytes) -> None:
     host.send(data)

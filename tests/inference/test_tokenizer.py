@@ -67,7 +67,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=200).map("".join), st.integers(0, len(OTHERS) - 1))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_tokens_are_those_of_the_whole_text(text: str, number: int) -> None:
     whole = FastTokenizer.from_str(OTHERS[number].to_str())
     whole.enable_truncation(_LENGTH)
