@@ -46,6 +46,16 @@ class _NoTags(Mapping[int, Callable[[Any, bool], Any]]):
 _NO_TAGS = _NoTags()
 
 
+def _order(key: object) -> tuple[int, int, bytes]:
+    """Sorts map keys as their encodings sort byte by byte: by major type, then length or number, then content."""
+    if type(key) is int:
+        return (0, key, b"") if key >= 0 else (1, ~key, b"")
+    if type(key) is not str:
+        _refuse("key", "map keys are integers or text")
+    content = key.encode()
+    return 3, len(content), content
+
+
 def _normal(value: object, depth: int) -> Value:
     """The value with map keys in bytewise order of their encodings; refuses types and depths outside the subset."""
     kind = type(value)
@@ -60,13 +70,8 @@ def _normal(value: object, depth: int) -> Value:
     if kind is list:
         return [_normal(item, depth + 1) for item in value]  # type: ignore[attr-defined]
     if kind is dict:
-        keyed = []
-        for key, item in value.items():  # type: ignore[attr-defined]
-            if type(key) is not int and type(key) is not str:
-                _refuse("key", "map keys are integers or text")
-            keyed.append((cbor2.dumps(_normal(key, depth + 1)), key, _normal(item, depth + 1)))
-        keyed.sort(key=lambda entry: entry[0])
-        return {key: item for _, key, item in keyed}
+        keys: list[int | str] = sorted(value, key=_order)  # type: ignore[call-overload]
+        return {_normal(key, depth + 1): _normal(value[key], depth + 1) for key in keys}  # type: ignore[index, misc]
     _refuse("type", f"{kind.__name__} is not part of the subset")
 
 
@@ -103,6 +108,8 @@ def _read(data: bytes, limit: int, *, indefinite: bool) -> object:
 
 def _count_items(data: bytes) -> None:
     """Refuse more than `MAX_ITEMS` data items, by their heads alone (RFC 8949 section 3), before any is built."""
+    if len(data) <= MAX_ITEMS:
+        return
     position = 0
     for _ in range(MAX_ITEMS + 1):
         if position >= len(data):
