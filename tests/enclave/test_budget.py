@@ -44,15 +44,6 @@ def test_a_refused_take_changes_nothing() -> None:
     child.take(1)
 
 
-def test_hold_gives_back_after_an_error() -> None:
-    budget = Budget(10)
-    with pytest.raises(KeyError), budget.hold(10):
-        raise KeyError
-    with budget.hold(10), pytest.raises(BusyError), budget.hold(1):
-        pytest.fail("it was free")
-    budget.take(10)
-
-
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50))))
 def test_never_more_than_either_cap(steps: list[tuple[bool, int]]) -> None:
     parent = Budget(100)

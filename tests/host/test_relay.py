@@ -12,7 +12,7 @@ from ephemeralml.host import relay as module
 from ephemeralml.host.relay import Relay, Relayed
 from ephemeralml.session.frames import HEADER, FrameType
 from ephemeralml.session.messages import Notice
-from ephemeralml.session.transport import Address, Handler, listen, open_stream
+from ephemeralml.session.transport import Address, Handler, listen, open_stream, serve
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -39,14 +39,15 @@ async def relaying(folder: Path, enclave: Handler | None) -> AsyncIterator[Host]
     inner = Address("unix", path=f"{folder}/enclave")
     closed: list[Relayed] = []
     relay = Relay(inner, on_closed=closed.append)
-    server, bound = await listen(Address.parse("tcp://127.0.0.1:0"), relay.connected)
+    server, bound = await serve(Address.parse("tcp://127.0.0.1:0"), relay.connection)
     with closing(server):
         if enclave is None:
             yield Host(bound, relay, closed)
-            return
-        behind, _ = await listen(inner, enclave)
-        with closing(behind):
-            yield Host(bound, relay, closed)
+        else:
+            behind, _ = await listen(inner, enclave)
+            with closing(behind):
+                yield Host(bound, relay, closed)
+    await relay.close()
 
 
 def run(folder: Path, enclave: Handler | None, test: Callable[[Host], Awaitable[None]]) -> None:

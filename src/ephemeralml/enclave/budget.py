@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from ephemeralml.errors import BusyError, RequestError
 
 
@@ -33,12 +30,3 @@ class Budget:
         self._used -= size
         if self._parent is not None:
             self._parent.give(size)
-
-    @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Take for the length of a block."""
-        self.take(size)
-        try:
-            yield
-        finally:
-            self.give(size)

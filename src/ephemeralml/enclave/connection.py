@@ -6,16 +6,18 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from functools import partial
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NoReturn
 
 from ephemeralml.enclave.budget import Budget
+from ephemeralml.enclave.framing import FrameProtocol, call_soon_from_thread
 from ephemeralml.errors import BusyError, EphemeralMLError, RequestError, SessionError
 from ephemeralml.inference import Embedded
-from ephemeralml.session.frames import HEADER, FrameType, decode_header, encode_frame
+from ephemeralml.session.frames import FrameType, encode_frame
 from ephemeralml.session.handshake import EnclaveHandshake
-from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, REQUEST_BYTES, WRITE_BYTES, Limits
+from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, REQUEST_BYTES, Limits
 from ephemeralml.session.messages import SALT_BYTES, EmbedRequest, EmbedResponse, Notice, Refusal, Request, Response
 from ephemeralml.session.records import TAG_BYTES, Opener, Sealer
 
@@ -24,153 +26,220 @@ _RECEIPTS_REMEMBERED = 256
 # Room in an answer's record beside the vectors: receipt, salt, counts.
 _ANSWER_OVERHEAD = 4096
 
-Embed = Callable[[tuple[str, ...]], Awaitable[Embedded]]
+Embed = Callable[[tuple[str, ...]], Future[Embedded]]
 Issue = Callable[..., bytes]
-Handshake = Callable[[EnclaveHandshake, bytes], Awaitable[tuple[bytes, bytes]]]
+ShowEvidence = Callable[[EnclaveHandshake, bytes], Awaitable[tuple[bytes, bytes]]]
 
 
-class Connection:
-    """Serves one stream. `embed` and `issue` are the enclave's; everything else is this session's own."""
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A request in work, and the bytes it counts for."""
+
+    request: Request
+    held: int
+    nonce: bytes = b""
+    future: Future[Embedded] | None = field(default=None, repr=False)
+
+
+class Connection(FrameProtocol):
+    """Serves one stream. `embed` and `issue` are the enclave's; everything else is this session's own.
+
+    Whatever a client does ends its own connection and nothing else.
+    """
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
         *,
+        buffer: memoryview,
         limits: Limits,
         budget: Budget,
         dimension: int,
+        handshake: EnclaveHandshake,
+        show_evidence: ShowEvidence,
         embed: Embed,
         issue: Issue,
     ) -> None:
-        self._reader = reader
-        self._writer = writer
+        super().__init__(buffer=buffer, frame_seconds=limits.frame_seconds)
         self._limits = limits
         self._budget = Budget(limits.session_bytes, budget)
         self._dimension = dimension
+        self._handshake = handshake
+        self._show_evidence = show_evidence
         self._embed = embed
         self._issue = issue
-        self._writing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        # None once the session is up.
+        self._expected: FrameType | None = FrameType.HELLO
+        self._showing: asyncio.Task[None] | None = None
+        self._clock: asyncio.TimerHandle | None = None
+        self._lifetime: asyncio.TimerHandle | None = None
+        self._heard = 0.0
+        self._busy: BusyError | None = None
+        self._reading_bytes = 0
+        self._asked: set[_Asked] = set()
         self._issued: OrderedDict[bytes, None] = OrderedDict()
         self._sequence = 0
         self._sealer: Sealer
         self._opener: Opener
         self._document = b""
 
-    async def handshake(self, handshake: EnclaveHandshake, show_evidence: Handshake) -> None:
-        """Raises `SessionError`, `IncompleteReadError`, `OSError` or `TimeoutError`: nothing was promised yet."""
-        async with asyncio.timeout(self._limits.handshake_seconds):
-            nonce = handshake.receive_hello(await self._handshake_frame(FrameType.HELLO))
-            evidence, self._document = await show_evidence(handshake, nonce)
-            await self._write(evidence)
-            keys, accept = handshake.receive_open(await self._handshake_frame(FrameType.OPEN))
-            self._opener = Opener(keys.client_to_enclave, keys.session_id)
-            self._sealer = Sealer(keys.enclave_to_client, keys.session_id)
-            await self._write(accept)
+    # Limits in time.
 
-    async def serve(self) -> None:
-        """Answer requests until the client leaves, a limit ends the session, or a record does not open."""
-        try:
-            async with asyncio.timeout(self._limits.lifetime_seconds):
-                while True:
-                    await self._receive()
-        except _Ended as end:
-            await self._close(end.code, end.message)
-        except TimeoutError:
-            await self._close("lifetime", "the session reached its lifetime")
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Nothing was promised yet: a handshake that takes too long ends without a word.
+        self._clock = self._loop.call_later(self._limits.handshake_seconds, self.end)
 
-    async def _handshake_frame(self, expected: FrameType) -> bytes:
-        kind, length = decode_header(await self._reader.readexactly(HEADER.size), limit=HANDSHAKE_FRAME_BYTES)
-        if kind is not expected:
-            raise SessionError(f"the client sent {kind.name} where {expected.name} is due", code="handshake.order")
-        return await self._reader.readexactly(length)
+    def _session_is_up(self) -> None:
+        self._expected = None
+        self._cancel(self._clock)
+        self._heard = self._loop.time()
+        self._clock = self._loop.call_later(self._limits.idle_seconds, self._check_idle)
+        self._lifetime = self._loop.call_later(
+            self._limits.lifetime_seconds, self._close, "lifetime", "the session reached its lifetime"
+        )
 
-    async def _receive(self) -> None:
-        try:
-            async with asyncio.timeout(self._limits.idle_seconds):
-                header = await self._reader.readexactly(HEADER.size)
-        except TimeoutError:
-            if self._tasks:
-                return
-            raise _Ended("idle", "nothing was asked for too long") from None
-        kind, length = decode_header(header, limit=REQUEST_BYTES + TAG_BYTES)
-        if kind not in {FrameType.REQUEST, FrameType.CLOSE}:
+    def _check_idle(self) -> None:
+        now = self._loop.time()
+        if self._asked or self.in_frame:
+            self._heard = now
+        left = self._heard + self._limits.idle_seconds - now
+        if left > 0:
+            self._clock = self._loop.call_later(left, self._check_idle)
+        else:
+            self._close("idle", "nothing was asked for too long")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        for timer in (self._clock, self._lifetime):
+            self._cancel(timer)
+        if self._showing is not None:
+            self._showing.cancel()
+        self._let_go()
+        for asked in self._asked:
+            if asked.future is not None:
+                asked.future.cancel()
+
+    # Frames.
+
+    def frame_limit(self) -> int:
+        return HANDSHAKE_FRAME_BYTES if self._expected else REQUEST_BYTES + TAG_BYTES
+
+    def header_received(self, kind: FrameType) -> None:
+        if self._expected is not None:
+            if kind is not self._expected:
+                message = f"the client sent {kind.name} where {self._expected.name} is due"
+                raise SessionError(message, code="handshake.order")
+        elif kind not in {FrameType.REQUEST, FrameType.CLOSE}:
             raise SessionError(f"the client sent {kind.name} where a request is due", code="session.order")
-        plaintext = self._opener.open(kind, await self._body(length))
-        if kind is FrameType.CLOSE:
-            raise _Ended("closed", "the client closed the session")
-        request = Request.from_bytes(plaintext)
-        size = len(request.body)
-        try:
-            if len(self._tasks) >= self._limits.requests_in_flight:
-                raise BusyError("this session has as many requests in flight as it may")
-            self._budget.take(size)
-        except BusyError as busy:
-            await self._refuse(request.id, busy)
-            return
-        task = asyncio.create_task(self._answer(request))
-        self._tasks.add(task)
-        # A request counts until its task is gone, refused ones included: a client that reads nothing keeps them all.
-        task.add_done_callback(partial(self._answered, size))
 
-    def _answered(self, size: int, task: asyncio.Task[None]) -> None:
-        self._budget.give(size)
-        self._tasks.discard(task)
+    def body_received(self, size: int) -> bool:
+        # Read on all the same when busy: closing on unread bytes could take our last words away.
+        if self._expected is None and self._busy is None:
+            try:
+                # Counted as it comes: what is announced and never sent takes nothing from the others.
+                self._budget.take(size)
+                self._reading_bytes += size
+            except BusyError as error:
+                self._busy = error
+        return self._busy is None
 
-    async def _body(self, length: int) -> bytes:
-        body, left = bytearray(), length
-        busy: BusyError | None = None
-        try:
-            async with asyncio.timeout(self._limits.frame_seconds):
-                while left:
-                    chunk = await self._reader.read(min(left, WRITE_BYTES))
-                    if not chunk:
-                        raise asyncio.IncompleteReadError(b"", left)
-                    left -= len(chunk)
-                    # Read on all the same: closing on unread bytes could take our last words away.
-                    if busy is not None:
-                        continue
-                    try:
-                        # Counted as it comes: what is announced and never sent takes nothing from the others.
-                        self._budget.take(len(chunk))
-                        body += chunk
-                    except BusyError as error:
-                        busy = error
-        except TimeoutError:
-            raise SessionError("the client delivers a frame too slowly", code="session.slow") from None
-        finally:
-            self._budget.give(len(body))
-        if busy is not None:
-            raise _Ended("busy", str(busy)) from busy
-        return bytes(body)
+    def frame_received(self, kind: FrameType, body: bytes) -> None:
+        self._heard = self._loop.time()
+        match self._expected:
+            case FrameType.HELLO:
+                nonce = self._handshake.receive_hello(body)
+                self._expected = FrameType.OPEN
+                self.hold()
+                self._showing = self._loop.create_task(self._show(nonce))
+            case FrameType.OPEN:
+                keys, accept = self._handshake.receive_open(body)
+                self._opener = Opener(keys.client_to_enclave, keys.session_id)
+                self._sealer = Sealer(keys.enclave_to_client, keys.session_id)
+                self.send(accept)
+                self._session_is_up()
+            case _:
+                self._record_received(kind, body)
 
-    async def _answer(self, request: Request) -> None:
+    def failed(self, error: EphemeralMLError) -> None:
+        self.send(alert(error.code, str(error)))
+
+    async def _show(self, nonce: bytes) -> None:
         try:
-            asked = self._checked(request.body)
-            size = 4 * len(asked.texts) * self._dimension + _ANSWER_OVERHEAD
-            with self._budget.hold(2 * size):
-                embedded = await self._embed(asked.texts)
-                answer = EmbedResponse(embedded.vectors, embedded.tokens, os.urandom(SALT_BYTES)).to_bytes()
-                receipt = self._receipt(request.body, answer, asked.nonce, embedded.execution_ms)
-                await self._send(FrameType.RESPONSE, Response(request.id, answer, receipt).to_bytes())
-        except (OSError, TimeoutError):
-            self._writer.transport.abort()
+            evidence, self._document = await self._show_evidence(self._handshake, nonce)
         except EphemeralMLError as error:
-            await self._refuse(request.id, error)
+            self.failed(error)
+            self.end()
+            return
+        self.send(evidence)
+        self.go_on()
+
+    def _record_received(self, kind: FrameType, body: bytes) -> None:
+        self._let_go()
+        if self._busy is not None:
+            self._close("busy", str(self._busy))
+            return
+        plaintext = self._opener.open(kind, body)
+        if kind is FrameType.CLOSE:
+            self._close("closed", "the client closed the session")
+        else:
+            self._request_received(Request.from_bytes(plaintext))
+
+    def _let_go(self) -> None:
+        self._budget.give(self._reading_bytes)
+        self._reading_bytes = 0
+
+    # Requests.
+
+    def _request_received(self, request: Request) -> None:
+        asked = _Asked(request, 0)
+        # A request counts until its answer went out, refused ones included: a client that reads nothing keeps them all.
+        self._asked.add(asked)
+        try:
+            if len(self._asked) > self._limits.requests_in_flight:
+                raise BusyError("this session has as many requests in flight as it may")
+            self._hold(asked, len(request.body))
+            question = self._checked(request.body)
+            asked.nonce = question.nonce
+            self._hold(asked, 2 * (4 * len(question.texts) * self._dimension + _ANSWER_OVERHEAD))
+            asked.future = self._embed(question.texts)
+        except EphemeralMLError as error:
+            self._refuse(asked, error)
+            return
+        # The engine's thread calls back; a future that was cancelled does so too.
+        asked.future.add_done_callback(lambda _: call_soon_from_thread(self._loop, lambda: self._answer(asked)))
+
+    def _hold(self, asked: _Asked, size: int) -> None:
+        self._budget.take(size)
+        asked.held += size
+
+    def _answer(self, asked: _Asked) -> None:
+        if self.ending:
+            self._release(asked)
+            return
+        try:
+            assert asked.future is not None, "only what was submitted is answered"
+            embedded = asked.future.result()
+            answer = EmbedResponse(embedded.vectors, embedded.tokens, os.urandom(SALT_BYTES)).to_bytes()
+            receipt = self._receipt(asked, answer, embedded.execution_ms)
+            record = self._sealer.seal(FrameType.RESPONSE, Response(asked.request.id, answer, receipt).to_bytes())
+        except EphemeralMLError as error:
+            self._refuse(asked, error)
         # What failed may have a text in it: the client learns the code, nobody the rest.
         except Exception:
-            await self._refuse(request.id, RequestError("the enclave failed on this request", code="internal"))
+            self._refuse(asked, RequestError("the enclave failed on this request", code="internal"))
+        else:
+            self.send(record, sent=lambda: self._release(asked))
 
-    async def _refuse(self, identifier: int, error: EphemeralMLError) -> None:
-        try:
-            await self._send(FrameType.REFUSAL, _refusal(identifier, error))
-        except (OSError, TimeoutError):
-            self._writer.transport.abort()
+    def _refuse(self, asked: _Asked, error: EphemeralMLError) -> None:
+        retry = round(error.retry_after * 1000) if isinstance(error, BusyError) else None
+        refusal = Refusal(asked.request.id, error.code, str(error), retry).to_bytes()
+        self.send(self._sealer.seal(FrameType.REFUSAL, refusal), sent=lambda: self._release(asked))
+
+    def _release(self, asked: _Asked) -> None:
+        self._asked.discard(asked)
+        self._heard = self._loop.time()
+        self._budget.give(asked.held)
+        asked.held = 0
 
     def _checked(self, body: bytes) -> EmbedRequest:
         limits = self._limits
@@ -187,12 +256,12 @@ class Connection:
             _refuse("request.chain", "the request names a receipt that this session did not issue")
         return request
 
-    def _receipt(self, request: bytes, response: bytes, nonce: bytes, execution_ms: float) -> bytes:
+    def _receipt(self, asked: _Asked, answer: bytes, execution_ms: float) -> bytes:
         receipt = self._issue(
             document=self._document,
-            request=request,
-            response=response,
-            nonce=nonce,
+            request=asked.request.body,
+            response=answer,
+            nonce=asked.nonce,
             sequence_number=self._sequence,
             execution_ms=execution_ms,
         )
@@ -202,32 +271,15 @@ class Connection:
             self._issued.popitem(last=False)
         return receipt
 
-    async def _send(self, kind: FrameType, plaintext: bytes) -> None:
-        # The counter is in the seal: what is sealed first must be written first.
-        async with self._writing:
-            await self._write(self._sealer.seal(kind, plaintext))
+    def _close(self, code: str, message: str) -> None:
+        """End the session, for a reason that the client is told inside a record."""
+        self.send(self._sealer.seal(FrameType.CLOSE, Notice(code, message).to_bytes()))
+        self.end()
 
-    async def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        async with asyncio.timeout(self._limits.frame_seconds):
-            for start in range(0, len(view), WRITE_BYTES):
-                self._writer.write(view[start : start + WRITE_BYTES])
-                await self._writer.drain()
-
-    async def _close(self, code: str, message: str) -> None:
-        try:
-            await self._send(FrameType.CLOSE, Notice(code, message).to_bytes())
-        except (OSError, TimeoutError):
-            return
-
-
-class _Ended(Exception):  # noqa: N818
-    """The session ends, for a reason that the client is told inside a record."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+    @staticmethod
+    def _cancel(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
 
 
 def alert(code: str, message: str) -> bytes:
@@ -237,8 +289,3 @@ def alert(code: str, message: str) -> bytes:
 
 def _refuse(code: str, message: str) -> NoReturn:
     raise RequestError(message, code=code)
-
-
-def _refusal(identifier: int, error: EphemeralMLError) -> bytes:
-    retry = round(error.retry_after * 1000) if isinstance(error, BusyError) else None
-    return Refusal(identifier, error.code, str(error), retry).to_bytes()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 from ephemeralml.errors import TransportError
 from ephemeralml.session.frames import FrameType, encode_frame
 from ephemeralml.session.limits import WRITE_BYTES
 from ephemeralml.session.messages import Notice
-from ephemeralml.session.transport import Address, open_stream
+from ephemeralml.session.transport import Address, dial
 
 MAX_CONNECTIONS = 1024
 # A quarter of what an enclave takes, so that one address cannot shut out the others.
@@ -35,73 +35,180 @@ class Relay:
     """Copies between clients and the enclave at `enclave`; `on_closed` hears what each connection carried."""
 
     def __init__(self, enclave: Address, *, on_closed: Callable[[Relayed], None]) -> None:
-        self._enclave = enclave
+        self.enclave = enclave
         self._on_closed = on_closed
         self._open: Counter[str] = Counter()
+        self._clients: set[_Client] = set()
+        # One for all: the loop fills it and hands it over in one step.
+        self.buffer = memoryview(bytearray(WRITE_BYTES))
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one client until either end closes both ways."""
-        peer = _peer(writer)
-        if self._open.total() >= MAX_CONNECTIONS or self._open[peer] >= MAX_CONNECTIONS_PER_ADDRESS:
-            await _turn_away(writer, "busy", "the relay has as many connections as it may; try again shortly")
-            return
-        self._open[peer] += 1
+    def connection(self) -> asyncio.BaseProtocol:
+        """The protocol of one client's connection."""
+        return _Client(self)
+
+    async def close(self) -> None:
+        """Cut every connection."""
+        clients = set(self._clients)
+        for client in clients:
+            client.cut()
+        if clients:
+            await asyncio.wait({client.gone for client in clients})
+
+    def admit(self, client: _Client) -> bool:
+        """Give a client a place, if there is one."""
+        if self._open.total() >= MAX_CONNECTIONS or self._open[client.peer] >= MAX_CONNECTIONS_PER_ADDRESS:
+            return False
+        self._open[client.peer] += 1
+        self._clients.add(client)
+        return True
+
+    def leave(self, client: _Client, relayed: Relayed | None) -> None:
+        """Take the place back; `relayed` is None for a client that never got through."""
+        self._clients.discard(client)
+        self._open[client.peer] -= 1
+        if not self._open[client.peer]:
+            del self._open[client.peer]
+        if relayed is not None:
+            self._on_closed(relayed)
+
+
+class _End(asyncio.BufferedProtocol):
+    """One end of a joined pair: what arrives here goes out at the other, and so does its end."""
+
+    other: _End
+
+    def __init__(self, buffer: memoryview, on_lost: Callable[[], None]) -> None:
+        self._buffer = buffer
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._stalled: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport | None = None
+        self.received = 0
+        self.finished = False
+        self.lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, _: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, count: int) -> None:
+        self.received += count
+        self.other.write(bytes(self._buffer[:count]))
+
+    def eof_received(self) -> bool:
+        self.finished = True
+        self.other.write_eof()
+        if self.other.finished:
+            self.hang_up()
+            self.other.hang_up()
+        # The other direction may go on.
+        return True
+
+    def pause_writing(self) -> None:
+        if self.other.transport is not None:
+            self.other.transport.pause_reading()
+        self._stalled = self._loop.call_later(_STALLED_SECONDS, self.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_timer()
+        if self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._cancel_timer()
+        self.finished = self.lost = True
+        # After a clean end what is on its way may still arrive; after a broken one nobody listens.
+        if error is None:
+            self.other.hang_up()
+        else:
+            self.other.abort()
+        self._on_lost()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def write_eof(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def hang_up(self) -> None:
+        """Close once all is written, if the peer takes it."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()
+            self._loop.call_later(_STALLED_SECONDS, self.abort)
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _cancel_timer(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+
+class _Enclave(_End):
+    """The enclave's end."""
+
+    def eof_received(self) -> bool:
+        # Nobody listens to the client any more: a silent one must not keep its place.
+        self._loop.call_later(_LAST_SECONDS, self.other.abort)
+        return super().eof_received()
+
+
+class _Client(_End):
+    """A client's end, which brings the other about."""
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__(relay.buffer, self._leave)
+        self._relay = relay
+        self._admitted = False
+        self._joining: asyncio.Task[None] | None = None
+        self.other = _Enclave(relay.buffer, self._leave)
+        self.other.other = self
+        self.peer = ""
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else "local"
+        self._admitted = self._relay.admit(self)
+        if self._admitted:
+            # Nothing is read before there is somebody to give it to.
+            cast("asyncio.Transport", transport).pause_reading()
+            self._joining = self._loop.create_task(self._join())
+        else:
+            self._turn_away("busy", "the relay has as many connections as it may; try again shortly")
+
+    async def _join(self) -> None:
         try:
-            try:
-                inner_reader, inner_writer = await open_stream(self._enclave)
-            except TransportError:
-                await _turn_away(writer, "unavailable", "the enclave behind this relay is not running (yet)")
-                return
-            try:
-                async with asyncio.TaskGroup() as group:
-                    up = group.create_task(_pump(reader, inner_writer))
-                    down = group.create_task(_pump(inner_reader, writer))
-                    await down
-                    # Nobody listens to the client any more: a silent one must not keep its place.
-                    _, late = await asyncio.wait({up}, timeout=_LAST_SECONDS)
-                    if late:
-                        writer.transport.abort()
-                self._on_closed(Relayed(up.result(), down.result()))
-            finally:
-                await _close(inner_writer)
-        finally:
-            self._open[peer] -= 1
-            if not self._open[peer]:
-                del self._open[peer]
-            await _close(writer)
+            transport = await dial(self._relay.enclave, lambda: self.other)
+        except TransportError:
+            self._turn_away("unavailable", "the enclave behind this relay is not running (yet)")
+            return
+        if self.transport is None or self.transport.is_closing():
+            transport.abort()
+        else:
+            self.transport.resume_reading()
 
+    def _turn_away(self, code: str, message: str) -> None:
+        self.write(encode_frame(FrameType.ALERT, Notice(code, message).to_bytes()))
+        self.hang_up()
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
-    """Copy until the end, pass the end on, and count."""
-    count = 0
-    try:
-        while chunk := await reader.read(WRITE_BYTES):
-            writer.write(chunk)
-            count += len(chunk)
-            async with asyncio.timeout(_STALLED_SECONDS):
-                await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
-    except (OSError, TimeoutError):
-        # One direction broke: the other must not wait for an end that will not come.
-        writer.transport.abort()
-    return count
+    def cut(self) -> None:
+        """End both connections now."""
+        if self._joining is not None:
+            self._joining.cancel()
+        self.abort()
+        self.other.abort()
 
-
-async def _turn_away(writer: asyncio.StreamWriter, code: str, message: str) -> None:
-    with suppress(OSError):
-        writer.write(encode_frame(FrameType.ALERT, Notice(code, message).to_bytes()))
-        await writer.drain()
-    await _close(writer)
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(5):
-            await writer.wait_closed()
-
-
-def _peer(writer: asyncio.StreamWriter) -> str:
-    name = writer.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) else "local"
+    def _leave(self) -> None:
+        joined = self.other.transport is not None
+        if not self.lost or (joined and not self.other.lost) or self.gone.done():
+            return
+        self.gone.set_result(None)
+        if self._admitted:
+            self._relay.leave(self, Relayed(self.received, self.other.received) if joined else None)

@@ -13,7 +13,7 @@ from ephemeralml.errors import ConfigurationError, EphemeralMLError
 from ephemeralml.host.relay import Relay, Relayed
 from ephemeralml.host.services import Services
 from ephemeralml.package import ArtifactSource
-from ephemeralml.session.transport import Address, listen
+from ephemeralml.session.transport import Address, listen, serve
 
 _STOP_SECONDS = 10
 
@@ -62,8 +62,10 @@ async def run_host(
     service_server, _ = await listen(plan.services, services.connected)
     # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
     with contextlib.closing(service_server):
-        relay_server, bound = await listen(plan.relay, relay.connected)
-        with contextlib.closing(relay_server):
+        relay_server, bound = await serve(plan.relay, relay.connection)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(relay.close)
+            stack.callback(relay_server.close)
             process = await _launch(plan.launch)
             try:
                 await _until_stopped(process, booted, lambda stages: on_ready(bound, stages))

@@ -20,6 +20,8 @@ _UNIX_PATH_BYTES = 107
 _TCP = re.compile(r"tcp://(?:\[([0-9A-Za-z:.%]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})/?")
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Protocols = Callable[[], asyncio.BaseProtocol]
+"""Makes the protocol of one connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +80,52 @@ def connect(address: Address, *, timeout: float) -> socket.socket:
 
 async def open_stream(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connected asyncio stream. Raises `TransportError`."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport = await dial(address, lambda: protocol)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+async def dial(address: Address, protocols: Protocols) -> asyncio.Transport:
+    """Connect a protocol. Raises `TransportError`."""
+    loop = asyncio.get_running_loop()
     try:
         if address.scheme == "tcp":
-            return await asyncio.open_connection(address.host, address.port)
-        return await asyncio.open_unix_connection(address.path)
+            transport, _ = await loop.create_connection(protocols, address.host, address.port)
+        else:
+            transport, _ = await loop.create_unix_connection(protocols, address.path)
     except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
+    return transport
 
 
 async def listen(address: Address, handler: Handler) -> tuple[asyncio.Server, Address]:
-    """Listen and serve; port 0 picks a free one, and the address really bound is returned.
+    """Listen and serve streams, as `serve` does."""
 
-    Raises `ConfigurationError` when the address is taken or not ours to bind.
-    """
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # The end of the process cancels it: Python 3.11 would log that as a failure.
         with suppress(asyncio.CancelledError):
             await handler(reader, writer)
 
+    loop = asyncio.get_running_loop()
+    return await serve(
+        address, lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), connected, loop=loop)
+    )
+
+
+async def serve(address: Address, protocols: Protocols) -> tuple[asyncio.Server, Address]:
+    """Listen, with a protocol for each connection; port 0 picks a free one, the address really bound is returned.
+
+    Raises `ConfigurationError` when the address is taken or not ours to bind.
+    """
+    loop = asyncio.get_running_loop()
     try:
         if address.scheme == "tcp":
-            server = await asyncio.start_server(serve, address.host, address.port, backlog=BACKLOG)
+            server = await loop.create_server(protocols, address.host, address.port, backlog=BACKLOG)
             host, port = server.sockets[0].getsockname()[:2]
             return server, Address("tcp", host=host, port=port)
-        return await asyncio.start_unix_server(serve, sock=_bound(address.path), backlog=BACKLOG), address
+        return await loop.create_unix_server(protocols, sock=_bound(address.path), backlog=BACKLOG), address
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(
             f"cannot listen on {address}: {_reason(error)}; stop what uses it or choose another address",
