@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from frames import read_frame
 from samples import OWNER, PCRS, make_manifest
 from samples import RECEIPT_KEY as KEY
 
 from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client
-from ephemeralml.client import connection as module
+from ephemeralml.client import channel as module
+from ephemeralml.client.connection import Connection
 from ephemeralml.codec import cbor
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
@@ -36,7 +38,7 @@ from ephemeralml.errors import (
     TransportError,
 )
 from ephemeralml.receipts import Claims, EnclaveMeasurements, issue_receipt
-from ephemeralml.session.blocking import FrameReader, read_frame, write_all
+from ephemeralml.session.blocking import FrameReader, write_all
 from ephemeralml.session.frames import FrameType, encode_frame
 from ephemeralml.session.handshake import EnclaveHandshake
 from ephemeralml.session.hpke import HpkeKey
@@ -424,6 +426,137 @@ def test_answers_kept_back_one_after_the_other_end_the_connection(
     for _ in range(3):
         assert refused(client, TransportError).code == "transport.timeout"
     assert running.sessions == 2
+
+
+def test_a_late_receipt_is_the_one_before_the_next_request(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    """The enclave knows the latest receipts only: those that were given up on count too."""
+    late: list[bytes] = []
+
+    def answer(session: Session, request: Request) -> None:
+        if request.id == 0:
+            response = session.right(request)
+            late.append(sha256(response.receipt).digest())
+            frame = session.sealer.seal(FrameType.RESPONSE, response.to_bytes())
+            session.socket.sendall(frame[:10])
+            time.sleep(0.6)
+            session.socket.sendall(frame[10:])
+        elif request.id == 1:
+            session.send(FrameType.REFUSAL, Refusal(1, "busy", "later", 1).to_bytes())
+        else:
+            rightly(session, request)
+
+    running, client = enclave(answer, timeout=0.5)
+    assert refused(client, TransportError).code == "transport.timeout"
+    refused(client, BusyError)
+    client.embed(["a"])
+    assert [EmbedRequest.from_bytes(body).previous for body in running.requests] == [None, None, late[0]]
+
+
+def test_a_chain_that_the_enclave_lost_is_begun_anew(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    def answer(session: Session, request: Request) -> None:
+        if session.number == 0:
+            session.send(FrameType.REFUSAL, Refusal(request.id, "request.chain", "unknown", None).to_bytes())
+        else:
+            rightly(session, request)
+
+    running, client = enclave(answer)
+    assert client.embed(["a"]).tokens == 1
+    assert running.sessions == 2
+
+
+@pytest.fixture
+def silent_host() -> Iterator[str]:
+    """Accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_threads_that_wait_for_one_handshake_do_not_wait_in_turn(silent_host: str) -> None:
+    client = Client(silent_host, policy=Policy.insecure_any_measurement(), timeout=0.5)
+    codes: list[str] = []
+
+    def work() -> None:
+        try:
+            client.embed(["a"])
+        except EphemeralMLError as error:
+            codes.append(error.code)
+
+    threads = [threading.Thread(target=work) for _ in range(10)]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == ["transport.timeout"] * 10
+    # In turn they would take five seconds.
+    assert time.monotonic() - start < 3
+
+
+def test_a_call_that_began_before_a_close_opens_no_session_after_it(
+    enclave: Callable[..., tuple[Enclave, Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, client = enclave()
+    shaking, go = threading.Event(), threading.Event()
+    original = Connection.__init__
+
+    def slowly(self: Connection, *arguments: Any, **options: Any) -> None:
+        shaking.set()
+        assert go.wait(10)
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(Connection, "__init__", slowly)
+    codes: list[str] = []
+
+    def work() -> None:
+        try:
+            client.embed(["a"])
+        except EphemeralMLError as error:
+            codes.append(error.code)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert shaking.wait(10)
+    client.close()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert codes == ["session.closed"] * 2
+    assert running.requests == []
+    assert client._connection is None
+
+
+def test_closing_does_not_wait_for_a_host_that_takes_nothing(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    stop = threading.Event()
+
+    def answer(_: Session, __: Request) -> None:
+        stop.wait(20)
+
+    _, client = enclave(answer, timeout=15)
+    large = ["x" * 100_000] * 30
+
+    def work() -> None:
+        with suppress(EphemeralMLError):
+            client.embed(large)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    start = time.monotonic()
+    client.close()
+    assert time.monotonic() - start < 5
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    stop.set()
+
+
+@pytest.mark.parametrize("timeout", [None, 0, -1, float("nan"), float("inf"), 1e7, "30"])
+def test_a_timeout_that_cannot_work_is_refused_at_once(timeout: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Client("tcp://127.0.0.1:1", policy=Policy.insecure_any_measurement(), timeout=timeout)
+    assert caught.value.code == "client.timeout"
 
 
 def test_closing_does_not_wait_for_a_silent_host(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from frames import read_frame
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
 from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.errors import AttestationError, BusyError, EphemeralMLError, SessionError, TransportError
 from ephemeralml.inference import Encoder
-from ephemeralml.session.blocking import read_frame, write_all
+from ephemeralml.session.blocking import write_all
 from ephemeralml.session.frames import HEADER, FrameType, decode_header, encode_frame
 from ephemeralml.session.handshake import ClientHandshake, now
 from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, RECORD_FRAME_BYTES, REQUEST_BYTES

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from frames import read_frame
 
 from ephemeralml.errors import SessionError, TransportError
-from ephemeralml.session.blocking import FrameReader, read_exactly, read_frame, write_all
+from ephemeralml.session.blocking import FrameReader, read_exactly, write_all
 from ephemeralml.session.frames import FrameType, encode_frame
 
 Pair = tuple[socket.socket, socket.socket]
@@ -135,41 +136,41 @@ def test_a_peer_that_takes_a_byte_now_and_then(pair: Pair) -> None:
 
 def test_a_reader_goes_on_after_a_deadline(pair: Pair) -> None:
     ours, theirs = pair
-    reader = FrameReader(ours, limit=1000)
+    reader = FrameReader(ours)
     first, second = encode_frame(FrameType.HELLO, b"x" * 1000), encode_frame(FrameType.CLOSE, b"y")
     for size in (3, 500):
         theirs.sendall(first[:size])
         with pytest.raises(TimeoutError):
-            reader.read(deadline=time.monotonic() + 0.05)
+            reader.read(limit=1000, deadline=time.monotonic() + 0.05)
         first = first[size:]
     before = reader.heard
     theirs.sendall(first + second)
-    assert reader.read(deadline=time.monotonic() + 5) == (FrameType.HELLO, b"x" * 1000)
+    assert reader.read(limit=1000, deadline=time.monotonic() + 5) == (FrameType.HELLO, b"x" * 1000)
     assert reader.heard > before
     # Both came in one piece: the second is there already, however late it is.
-    assert reader.read(deadline=0) == (FrameType.CLOSE, b"y")
+    assert reader.read(limit=1000, deadline=0) == (FrameType.CLOSE, b"y")
     with pytest.raises(TimeoutError):
-        reader.read(deadline=0)
+        reader.read(limit=1000, deadline=0)
 
 
 def test_a_reader_refuses_what_is_too_large_and_says_when_it_ends(pair: Pair) -> None:
     ours, theirs = pair
-    reader = FrameReader(ours, limit=10)
+    reader = FrameReader(ours)
     theirs.sendall(encode_frame(FrameType.HELLO, b"x" * 11))
     with pytest.raises(SessionError):
-        reader.read(deadline=time.monotonic() + 5)
+        reader.read(limit=10, deadline=time.monotonic() + 5)
     other, end = socket.socketpair()
     with other:
-        reader = FrameReader(other, limit=10)
+        reader = FrameReader(other)
         end.sendall(b"\0")
         end.close()
-        assert code_of(lambda: reader.read(deadline=time.monotonic() + 5)) == "transport.closed"
-    assert code_of(lambda: reader.read(deadline=time.monotonic() + 5)) == "transport.closed"
+        assert code_of(lambda: reader.read(limit=1000, deadline=time.monotonic() + 5)) == "transport.closed"
+    assert code_of(lambda: reader.read(limit=1000, deadline=time.monotonic() + 5)) == "transport.closed"
 
 
 def test_a_reader_of_a_peer_that_sends_a_byte_now_and_then(pair: Pair) -> None:
     ours, theirs = pair
-    reader = FrameReader(ours, limit=1000)
+    reader = FrameReader(ours)
     stop = threading.Event()
 
     def drip() -> None:
@@ -182,7 +183,7 @@ def test_a_reader_of_a_peer_that_sends_a_byte_now_and_then(pair: Pair) -> None:
     thread.start()
     try:
         with pytest.raises(TimeoutError):
-            reader.read(deadline=time.monotonic() + 0.3)
+            reader.read(limit=1000, deadline=time.monotonic() + 0.3)
     finally:
         stop.set()
         thread.join()

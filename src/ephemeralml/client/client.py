@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Self
 
 from ephemeralml.attestation import Policy, Verdict
-from ephemeralml.client.connection import Connection, SessionEndedError
+from ephemeralml.client.channel import SessionEndedError
+from ephemeralml.client.connection import Connection
 from ephemeralml.client.result import EmbedResult
-from ephemeralml.errors import TransportError
+from ephemeralml.errors import ConfigurationError, TransportError
 from ephemeralml.session.transport import Address
 from ephemeralml.texts import check_texts
 
 _log = logging.getLogger("ephemeralml.client")
+_MAX_TIMEOUT = 86_400
 
 
 class Client:
@@ -23,15 +26,16 @@ class Client:
         with Client("tcp://127.0.0.1:7001", policy=Policy.load("policy.json")) as client:
             result = client.embed(["a text"])
 
-    `timeout` bounds each wait on the network, in seconds. Nothing is sent before the evidence passed `policy`.
+    `timeout` bounds each call, in seconds, a second try included. Nothing is sent before the evidence passed `policy`.
     When a session ends (idle, lifetime, a restarted enclave) the client attests again and asks once more by itself, and
-    logs so to ``ephemeralml.client``; `attestations` counts them.
+    logs so to ``ephemeralml.client``; `attestations` counts them. Raises `ConfigurationError` for an address or a
+    timeout that cannot work.
     """
 
     def __init__(self, address: str, *, policy: Policy, timeout: float = 30.0) -> None:
         self._address = Address.parse(address)
         self._policy = policy
-        self._timeout = timeout
+        self._timeout = _checked_timeout(timeout)
         # Held while a handshake lasts; `_lock` never is, so `close` does not wait for a silent host.
         self._connecting = threading.Lock()
         self._lock = threading.Lock()
@@ -40,7 +44,7 @@ class Client:
         self.attestations = 0
 
     def __enter__(self) -> Self:
-        self._connected()
+        self._connected(*self._begin())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,7 +53,7 @@ class Client:
     @property
     def verdict(self) -> Verdict:
         """What the current session's evidence proved; connects when there is none. Raises as `embed` does."""
-        return self._connected().attested.verdict
+        return self._connected(*self._begin()).attested.verdict
 
     def embed(self, texts: Sequence[str]) -> EmbedResult:
         """Embed `texts`: float32 vectors (n, dimension) in their order, and a verified receipt.
@@ -59,12 +63,12 @@ class Client:
         `ReceiptError` (the answer is not proved), `TransportError` (unreachable, silent or gone).
         """
         checked = check_texts(texts)
-        connection = self._connected()
+        deadline, closes = self._begin()
         try:
-            return connection.embed(checked)
+            return self._connected(deadline, closes).embed(checked, deadline=deadline)
         except SessionEndedError as end:
             _log.warning("%s; attesting again", end)
-        return self._connected().embed(checked)
+        return self._connected(deadline, closes).embed(checked, deadline=deadline)
 
     def close(self) -> None:
         """End the session. The client may be used again and then attests anew."""
@@ -74,19 +78,39 @@ class Client:
         if connection is not None:
             connection.close()
 
-    def _connected(self) -> Connection:
-        with self._connecting:
+    def _begin(self) -> tuple[float, int]:
+        """When a call that begins now must be over (monotonic seconds), and how often the client was closed before."""
+        with self._lock:
+            return time.monotonic() + self._timeout, self._closes
+
+    def _connected(self, deadline: float, closes: int) -> Connection:
+        if not self._connecting.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TransportError("another call took all the time to connect", code="transport.timeout")
+        try:
             with self._lock:
-                current, closes = self._connection, self._closes
+                current = self._connection
+                self._check_open(closes)
             if current is not None and not current.ended:
                 return current
-            fresh = Connection(self._address, policy=self._policy, timeout=self._timeout)
-            with self._lock:
-                closed = self._closes != closes
-                if not closed:
+            fresh = Connection(self._address, policy=self._policy, deadline=deadline)
+            try:
+                with self._lock:
+                    self._check_open(closes)
                     self._connection = fresh
                     self.attestations += 1
-        if closed:
-            fresh.close()
-            raise TransportError("the client was closed while it connected", code="session.closed")
-        return fresh
+            except TransportError:
+                fresh.close()
+                raise
+            return fresh
+        finally:
+            self._connecting.release()
+
+    def _check_open(self, closes: int) -> None:
+        if self._closes != closes:
+            raise TransportError("the client was closed before the answer came", code="session.closed")
+
+
+def _checked_timeout(timeout: object) -> float:
+    if not isinstance(timeout, int | float) or not 0 < timeout <= _MAX_TIMEOUT:
+        raise ConfigurationError(f"timeout must be above 0 and at most {_MAX_TIMEOUT} seconds", code="client.timeout")
+    return timeout

@@ -6,6 +6,7 @@ import math
 import select
 import socket
 import time
+from contextlib import suppress
 
 from ephemeralml.errors import TransportError
 from ephemeralml.session.frames import HEADER, FrameType, decode_header
@@ -35,48 +36,45 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
     return bytes(buffer)
 
 
-def read_frame(connection: socket.socket, *, limit: int) -> tuple[FrameType, bytes]:
-    """One frame of at most `limit` bytes. Raises `TransportError` or `SessionError`."""
-    kind, length = decode_header(read_exactly(connection, HEADER.size), limit=limit)
-    return kind, read_exactly(connection, length)
+def write_all(connection: socket.socket, data: bytes, *, deadline: float | None = None) -> None:
+    """Write everything by `deadline` (monotonic; by default within the socket's timeout), in pieces that vsock carries.
 
-
-def write_all(connection: socket.socket, data: bytes) -> None:
-    """Write everything, in pieces that vsock carries well, within the socket's timeout. Raises `TransportError`."""
-    view = memoryview(data)
-    deadline = _deadline(connection)
+    Raises `TransportError`.
+    """
+    left = memoryview(data)
+    deadline = _deadline(connection) if deadline is None else deadline
+    poll = select.poll()
     try:
-        for start in range(0, len(view), WRITE_BYTES):
-            if start and time.monotonic() > deadline:
-                raise TimeoutError
-            connection.sendall(view[start : start + WRITE_BYTES])
-    except TimeoutError as error:
-        raise TransportError("the peer does not read what is sent", code="transport.timeout") from error
-    except OSError as error:
+        poll.register(connection, select.POLLOUT)
+        while left:
+            if not _ready(poll, deadline):
+                raise TransportError("the peer does not read what is sent", code="transport.timeout")
+            with suppress(BlockingIOError):
+                left = left[connection.send(left[:WRITE_BYTES], socket.MSG_DONTWAIT) :]
+    except (OSError, ValueError) as error:
         raise _broken(error) from error
 
 
 class FrameReader:
-    """Frames of at most `limit` bytes from a connection that is read by nobody else.
+    """Frames from a connection that is read by nobody else.
 
     A deadline may pass in the middle of a frame: the next `read` goes on with it. `heard` is when bytes last came.
     """
 
-    def __init__(self, connection: socket.socket, *, limit: int) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._limit = limit
         self._buffer = bytearray()
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self.heard = time.monotonic()
 
-    def read(self, *, deadline: float) -> tuple[FrameType, bytes]:
-        """The next frame. Raises TimeoutError when it is not whole by `deadline` (monotonic seconds).
+    def read(self, *, limit: int, deadline: float) -> tuple[FrameType, bytes]:
+        """The next frame of at most `limit` bytes. Raises TimeoutError when it is not whole by `deadline` (monotonic).
 
         Raises `TransportError` when the connection ends or breaks, `SessionError` for a frame that may not be.
         """
         self._fill(HEADER.size, deadline)
-        kind, length = decode_header(bytes(self._buffer[: HEADER.size]), limit=self._limit)
+        kind, length = decode_header(bytes(self._buffer[: HEADER.size]), limit=limit)
         end = HEADER.size + length
         self._fill(end, deadline)
         with memoryview(self._buffer) as view:
@@ -87,7 +85,7 @@ class FrameReader:
     def _fill(self, size: int, deadline: float) -> None:
         while len(self._buffer) < size:
             # Data that is there already counts, however late it is asked for.
-            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not _ready(self._poll, deadline):
                 raise TimeoutError
             try:
                 chunk = self._connection.recv(_READ_BYTES)
@@ -101,10 +99,16 @@ class FrameReader:
                 raise TimeoutError
 
 
+def _ready(poll: select.poll, deadline: float) -> bool:
+    # A day at most at a time: poll(2) counts milliseconds in 31 bits.
+    return bool(poll.poll(min(max(0.0, deadline - time.monotonic()), 86_400.0) * 1000))
+
+
 def _deadline(connection: socket.socket) -> float:
     patience = connection.gettimeout()
     return math.inf if patience is None else time.monotonic() + patience
 
 
-def _broken(error: OSError) -> TransportError:
-    return TransportError(f"the connection broke: {error.strerror or error}", code="transport.closed")
+def _broken(error: OSError | ValueError) -> TransportError:
+    why = (isinstance(error, OSError) and error.strerror) or error
+    return TransportError(f"the connection broke: {why}", code="transport.closed")
