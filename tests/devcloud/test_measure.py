@@ -8,12 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 import ephemeralml
+from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.devcloud.measure import build_image, measure
+from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.session.transport import Address
 
 
 @pytest.fixture
@@ -67,5 +71,17 @@ def test_a_planted_compiled_file_is_not_run(sources: Path, tmp_path: Path) -> No
 
     # Without the image, the plant is what runs: the attack is real.
     assert run("-c", "import ephemeralml.errors") == (7, "planted\n")
-    status_, out = run("-I", str(image), "--help")
+    status_, out = run("-I", "-S", str(image), "--help", sysconfig.get_path("platlib"))
     assert (status_, "planted" in out) == (0, False)
+
+
+def test_the_enclave_runs_no_start_up_code_of_its_environment(tmp_path: Path) -> None:
+    """A .pth file beside the libraries runs in every interpreter that has `site`: the enclave's has not."""
+    root = DevelopmentRoot.create()
+    configuration = tmp_path / "enclave.json"
+    configuration.write_text(f'{{"model_owner": "{"ab" * 32}"}}')
+    none = Address("unix", path=f"{tmp_path}/none")
+    with LocalEnclave(configuration=configuration, listen=none, host=none, root=root) as enclave:
+        command = Path(f"/proc/{enclave.process.pid}/cmdline").read_bytes().split(b"\0")
+        assert {b"-I", b"-S"} <= set(command)
+        assert enclave.wait() == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from ephemeralml.errors import EphemeralMLError, KeyReleaseError, PackageError, 
 from ephemeralml.inference import Encoder
 from ephemeralml.package import DataKey, FolderSource, Manifest, pack, read_model_spec
 from ephemeralml.package.model import CONFIG_FILES
+from ephemeralml.session.blocking import read_exactly
 from ephemeralml.session.hostlink import Ask, failure, success
 from ephemeralml.session.transport import Address
 
@@ -106,27 +109,12 @@ def release(question: dict[str, Any], *, dek: bytes = DEK, arn: str = ARN) -> by
     return success(key_arn=arn, ciphertext_for_recipient=envelope(dek, key))
 
 
-class Link:
-    """Stands for the connected socket of one exchange."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._sent = b""
-        self._answer: bytes | None = None
-
-    def gettimeout(self) -> float:
-        return 5
-
-    def sendall(self, data: bytes | memoryview) -> None:
-        self._sent += data
-
-    def recv(self, size: int) -> bytes:
-        if self._answer is None:
-            question: Any = cbor.decode(self._sent[4:])
-            message, rest = self._host.answer(question)
-            self._answer = len(message).to_bytes(4) + message + rest
-        piece, self._answer = self._answer[:size], self._answer[size:]
-        return piece
+def converse(host: Host, theirs: socket.socket) -> None:
+    """The host's side of one exchange; the enclave may hang up at any moment."""
+    with theirs, suppress(OSError):
+        size = int.from_bytes(read_exactly(theirs, 4))
+        message, rest = host.answer(cast("Any", cbor.decode(read_exactly(theirs, size))))
+        theirs.sendall(len(message).to_bytes(4) + message + rest)
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +138,14 @@ def package(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Calla
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Booted]:
     def run(host: Host, *, minimum: int = 1, model_id: str | None = None) -> Booted:
         @contextmanager
-        def connect(_: Address, *, timeout: float) -> Iterator[Link]:
-            assert timeout > 0
-            yield Link(host)
+        def connect(_: Address, *, timeout: float) -> Iterator[socket.socket]:
+            ours, theirs = socket.socketpair()
+            ours.settimeout(timeout)
+            conversation = threading.Thread(target=converse, args=(host, theirs))
+            conversation.start()
+            with ours:
+                yield ours
+            conversation.join()
 
         monkeypatch.setattr(module, "connect", connect)
         configuration = Configuration(

@@ -44,7 +44,9 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         {"model_owner": "ab" * 31},
         {"model_owner": "zz" * 32},
         {"model_owner": 5},
+        {"model_id": None},
         {"model_id": ""},
+        {"model_id": "a\0"},
         {"model_id": 1},
         {"model_id": "x" * 257},
         {"minimum_model_version": 0},
@@ -78,6 +80,13 @@ def test_any_bytes_are_a_configuration_error(data: bytes) -> None:
 def test_not_an_object(data: bytes) -> None:
     with pytest.raises(ConfigurationError):
         Configuration.parse(data)
+
+
+def test_a_repeated_key_is_refused() -> None:
+    for text in ('"model_id": "good", "model_id": "bad"', '"limits": {"connections": 1, "connections": 2}'):
+        with pytest.raises(ConfigurationError) as caught:
+            Configuration.parse(f'{{"model_owner": "{OWNER.hex()}", {text}}}'.encode())
+        assert caught.value.code == "configuration.malformed"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

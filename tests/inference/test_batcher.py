@@ -152,6 +152,36 @@ def test_one_session_cannot_fill_the_queue(batcher: Batcher, engine: StubEngine)
     assert [future.result(PATIENCE).tokens for future in greedy] == [10_000] * 2
 
 
+def test_what_was_cancelled_takes_no_place(batcher: Batcher, engine: StubEngine) -> None:
+    """Else a client that leaves and comes back fills the queue with requests of nobody."""
+    hold(batcher, engine)
+    for number in range(20):
+        assert batcher.submit(["1"] * 20_000, session=number).cancel()
+    assert (batcher._waiting.texts, batcher._waiting.characters, len(batcher._sessions)) == (0, 0, 0)
+    honest = batcher.submit(["2"], session="honest")
+    engine.gate.set()
+    assert honest.result(PATIENCE).tokens == 1
+
+
+def test_long_texts_of_few_tokens_do_not_fill_a_round(
+    batcher: Batcher, encoder: Encoder, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One word of 87,000 characters is two tokens and 100 ms of tokenizing: each ends its round."""
+    tokenized: list[int] = []
+
+    def counting(texts: Sequence[str]) -> list[list[int]]:
+        tokenized.extend(map(len, texts))
+        return [[2] if len(text) > 100 else [1] for text in texts]
+
+    hold(batcher, engine)
+    monkeypatch.setattr(encoder, "tokenize", counting)
+    hostile = [batcher.submit(["x" * 66_000], session=f"hostile {number}") for number in range(5)]
+    honest = batcher.submit(["1"], session="honest")
+    engine.gate.set()
+    concurrent.futures.wait([*hostile, honest], PATIENCE)
+    assert all(call == [2] for call in engine.calls[1:6])
+
+
 def test_a_session_of_many_requests_takes_no_more_turns_than_another(batcher: Batcher, engine: StubEngine) -> None:
     hold(batcher, engine)
     greedy = [batcher.submit(["1*256"], session="greedy") for _ in range(50)]

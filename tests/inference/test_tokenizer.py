@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 
 from ephemeralml.inference.tokenizer import Tokenizer
@@ -28,27 +28,35 @@ _VOCAB = [
 ]
 
 
-def fast(*, normalizer: Any, pre_tokenizer: Any) -> FastTokenizer:
+def fast(*, normalizer: Any, pre_tokenizer: Any, **loose: bool) -> FastTokenizer:
     tokenizer = FastTokenizer(models.WordPiece({token: i for i, token in enumerate(_VOCAB)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.add_special_tokens(["[MASK]"])
-    tokenizer.add_tokens([AddedToken("<longer added token>", lstrip=True, rstrip=True)])
+    tokenizer.add_tokens([AddedToken("<longer added token>", **{"normalized": False, **loose})])
     return tokenizer
 
 
-BERT = fast(normalizer=normalizers.BertNormalizer(), pre_tokenizer=pre_tokenizers.BertPreTokenizer())
+def bert(**loose: bool) -> FastTokenizer:
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    return fast(normalizer=normalizer, pre_tokenizer=splitter, **loose)
+
+
+BERT = bert()
 OTHERS = [
     BERT,
     fast(normalizer=normalizers.BertNormalizer(lowercase=False), pre_tokenizer=pre_tokenizers.BertPreTokenizer()),
     fast(normalizer=normalizers.NFC(), pre_tokenizer=pre_tokenizers.Whitespace()),
     fast(
-        normalizer=normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Strip()]),
+        normalizer=normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]),
         pre_tokenizer=pre_tokenizers.WhitespaceSplit(),
     ),
-    # Without words there is nowhere to cut.
+    # From here on what follows may change a word, however far away: nothing is cut.
+    fast(normalizer=normalizers.Strip(), pre_tokenizer=pre_tokenizers.WhitespaceSplit()),
     fast(normalizer=None, pre_tokenizer=None),
+    fast(normalizer=None, pre_tokenizer=pre_tokenizers.Split(Regex("'[^']*'|."), "isolated")),
+    *(bert(**{flag: True}) for flag in ("normalized", "lstrip", "rstrip", "single_word")),
 ]
 
 
@@ -72,6 +80,14 @@ def test_tokens_are_those_of_the_whole_text(text: str, number: int) -> None:
     whole = FastTokenizer.from_str(OTHERS[number].to_str())
     whole.enable_truncation(_LENGTH)
     assert ours(OTHERS[number])([text]) == [whole.encode(text).ids]
+
+
+def test_what_vanishes_between_the_words_of_an_added_token_does_not_hide_it() -> None:
+    text = "a <longer" + "\x01" * 500 + " added token> " + "b " * 50
+    for tokenizer in (BERT, bert(normalized=True)):
+        whole = FastTokenizer.from_str(tokenizer.to_str())
+        whole.enable_truncation(_LENGTH)
+        assert ours(tokenizer)([text]) == [whole.encode(text).ids]
 
 
 @pytest.mark.parametrize("text", ["中文" * 40_000, "a.b/" * 20_000, "abc " * 20_000], ids=["CJK", "a path", "prose"])

@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 from typing import BinaryIO
@@ -36,18 +37,19 @@ class LocalEnclave:
         measured, image = Configuration.parse(content).to_bytes(), build_image()
         ours, theirs = socket.socketpair()
         self._nsm = ours
-        with theirs, _pipe_holding(content) as pipe, _sealed(image) as program:
+        with theirs, _sealed(content) as settings, _sealed(image) as program:
             # No environment but the interpreter's own needs: credentials of the host stay outside.
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
-                    *(sys.executable, "-I", f"/proc/self/fd/{program.fileno()}"),
-                    *("--configuration", f"/dev/fd/{pipe.fileno()}"),
+                    *(sys.executable, "-I", "-S", f"/proc/self/fd/{program.fileno()}"),
+                    *("--configuration", f"/proc/self/fd/{settings.fileno()}"),
                     *("--listen", str(listen)),
                     *("--host", str(host)),
                     *("--nsm-fd", str(theirs.fileno())),
+                    sysconfig.get_path("platlib"),
                 ],
                 stdin=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), pipe.fileno(), program.fileno()),
+                pass_fds=(theirs.fileno(), settings.fileno(), program.fileno()),
                 env={"PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
@@ -82,17 +84,9 @@ class LocalEnclave:
         self._nsm.close()
 
 
-def _pipe_holding(content: bytes) -> BinaryIO:
-    # A pipe takes 64 KiB before anybody reads, as much as a configuration may have.
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "wb") as stream:
-        stream.write(content)
-    return os.fdopen(reading, "rb")
-
-
 def _sealed(content: bytes) -> BinaryIO:
     """A file in memory that nobody can change any more (memfd_create(2))."""
-    file = os.fdopen(os.memfd_create("enclave-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
+    file = os.fdopen(os.memfd_create("enclave", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
     file.write(content)
     file.flush()
     fcntl.fcntl(

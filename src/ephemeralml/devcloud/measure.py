@@ -22,8 +22,13 @@ import ephemeralml
 
 _ZERO = bytes(48)
 # The distributions whose code runs inside the enclave's process.
-_LIBRARIES = ("cbor2", "cryptography", "numpy", "onnxruntime", "tokenizers")
-_MAIN = "from ephemeralml.enclave.__main__ import main\nraise SystemExit(main())\n"
+_LIBRARIES = ("cbor2", "cffi", "cryptography", "numpy", "onnxruntime", "tokenizers")
+# Run without `site`, whose .pth files could run anything first: the libraries' folder is the last argument.
+_MAIN = """import sys
+sys.path.append(sys.argv.pop())
+from ephemeralml.enclave.__main__ import main
+raise SystemExit(main())
+"""
 
 
 def build_image(sources: Path = Path(ephemeralml.__file__).parent) -> bytes:

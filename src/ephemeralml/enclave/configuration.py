@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import ConfigurationError
-from ephemeralml.package.manifest import MAX_TEXT_LENGTH
+from ephemeralml.package.manifest import MAX_TEXT_LENGTH, is_printable_text
 from ephemeralml.session.limits import Limits
 
 MAX_BYTES = 64 * 1024
@@ -51,7 +51,7 @@ class Configuration:
     def parse(cls, data: bytes) -> Configuration:
         """From the bytes of a configuration file. Raises `ConfigurationError`."""
         try:
-            value = json.loads(data)
+            value = json.loads(data, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise _bad(f"not JSON: {error}") from error
         return cls.from_value(value)
@@ -72,8 +72,10 @@ class Configuration:
             key = b""
         if len(key) != 32:
             raise _bad("model_owner must be the owner's public key, 64 hex digits (`ephemeralml keygen` prints it)")
-        if model_id is not None and (not isinstance(model_id, str) or not 0 < len(model_id) <= MAX_TEXT_LENGTH):
-            raise _bad(f"model_id must be the model's name in its manifest, 1 to {MAX_TEXT_LENGTH} characters")
+        if "model_id" in value and not is_printable_text(model_id):
+            raise _bad(
+                f"model_id must be the model's name in its manifest, 1 to {MAX_TEXT_LENGTH} printable characters"
+            )
         if type(version) is not int or not 1 <= version < 2**63:
             raise _bad("minimum_model_version must be an integer from 1")
         if not isinstance(issuer, str) or not 0 < len(issuer) <= 200:
@@ -107,6 +109,13 @@ class Configuration:
     def digest(self) -> bytes:
         """SHA-256 of the measured form."""
         return sha256(self.to_bytes()).digest()
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # The last of two would win, and a reader may have seen the first.
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key is repeated")
+    return dict(pairs)
 
 
 def _bad(why: str) -> ConfigurationError:

@@ -23,9 +23,11 @@ MAX_TEXTS: Final = 32_768
 MAX_CHARACTERS: Final = 32 << 20
 """Characters that may wait, over all requests: tokens are counted only when a text's turn comes."""
 MAX_TEXT_CHARACTERS: Final = 100_000
-"""Characters of one text: 40 ms of tokenizing at worst, hundreds of times what a model reads."""
+"""Characters of one text: 100 ms of tokenizing at worst (one word of Hangul), hundreds of times what a model reads."""
 SESSION_SHARE: Final = 4
 """One session may fill this part of the queue: several must conspire to keep the others out."""
+_CHARACTERS_PER_TOKEN: Final = 128
+"""What a round counts as a token: a text may be long to tokenize and give next to no tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Batcher:
                 f"more than {share[0]} texts or {share[1]} characters in one request", code="request.size"
             )
         job = _Job(texts, np.empty((len(texts), self._encoder.dimension), np.float32), session)
+        job.future.add_done_callback(lambda _: self._drop(job))
         if not texts:
             job.future.set_result(Embedded(job.vectors, 0, 0.0))
             return job.future
@@ -143,7 +146,7 @@ class Batcher:
             taken, ids = self._take_round()
             for rows in group_by_length([len(tokens) for tokens in ids]):
                 self._run([taken[row] for row in rows], [ids[row] for row in rows])
-        for job in (job for queue in self._sessions.values() for job in queue.jobs):
+        for job in [job for queue in self._sessions.values() for job in queue.jobs]:
             self._settle(job, BusyError("the encoder is shutting down", code="busy.closed"))
 
     def _wait(self) -> bool:
@@ -158,6 +161,7 @@ class Batcher:
         budget = TOKENS_PER_RUN
         while budget > 0 and (text := self._next_text()):
             job, position = text
+            budget -= len(job.texts[position]) // _CHARACTERS_PER_TOKEN
             try:
                 [tokens] = self._encoder.tokenize([job.texts[position]])
             # A panic in the tokenizer's Rust arrives as a BaseException; one text must not stop the worker.
@@ -172,23 +176,35 @@ class Batcher:
 
     def _next_text(self) -> _Text | None:
         with self._changed:
-            while self._sessions:
-                session, queue = next(iter(self._sessions.items()))
-                job = queue.jobs.popleft()
-                dropped = job.settled or job.future.cancelled()
-                position = job.taken
-                job.taken = len(job.texts) if dropped else position + 1
-                self._forget(queue, job.texts[position : job.taken])
-                if job.taken < len(job.texts):
-                    queue.jobs.append(job)
-                if queue.jobs:
-                    self._sessions.move_to_end(session)
-                else:
-                    del self._sessions[session]
-                if not dropped:
-                    return job, position
-                self._settle(job, None)
-        return None
+            if not self._sessions:
+                return None
+            session, queue = next(iter(self._sessions.items()))
+            self._sessions.move_to_end(session)
+            queue.jobs.rotate(-1)
+            job = queue.jobs[-1]
+            position = job.taken
+            job.taken += 1
+            self._forget(queue, job.texts[position : job.taken])
+            if job.taken == len(job.texts):
+                self._remove(job, queue)
+            return job, position
+
+    def _drop(self, job: _Job) -> None:
+        """Take what still waits of a request out of the queue: it was cancelled, or failed. Called in any thread."""
+        with self._changed:
+            if job.future.cancelled() and not job.settled:
+                job.settled = True
+                # Tells those who wait in `concurrent.futures.wait`.
+                job.future.set_running_or_notify_cancel()
+            if (waiting := job.texts[job.taken :]) and (queue := self._sessions.get(job.session)):
+                job.taken = len(job.texts)
+                self._forget(queue, waiting)
+                self._remove(job, queue)
+
+    def _remove(self, job: _Job, queue: _Queue) -> None:
+        queue.jobs.remove(job)
+        if not queue.jobs:
+            del self._sessions[job.session]
 
     def _forget(self, queue: _Queue, texts: Sequence[str]) -> None:
         characters = sum(map(len, texts))
@@ -214,11 +230,12 @@ class Batcher:
             if job.done == len(job.texts):
                 self._settle(job, Embedded(job.vectors, job.tokens, job.execution_ms))
 
-    def _settle(self, job: _Job, outcome: Embedded | EphemeralMLError | None) -> None:
-        """Answer a request once; None is for one that its caller cancelled."""
-        if job.settled:
-            return
-        job.settled = True
+    def _settle(self, job: _Job, outcome: Embedded | EphemeralMLError) -> None:
+        """Answer a request once, unless its caller cancelled it."""
+        with self._changed:
+            if job.settled:
+                return
+            job.settled = True
         if not job.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, Embedded):

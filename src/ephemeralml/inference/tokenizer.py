@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,11 @@ from ephemeralml.texts import check_texts
 
 # Twice what prose needs; a text is read further only when that many give too few tokens.
 _CHARACTERS_PER_TOKEN = 8
+# These look no further than a character and its neighbour: what follows a whole word cannot change it.
+_LOCAL = frozenset(
+    {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
+    | {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+)
 
 
 class Tokenizer:
@@ -41,6 +47,7 @@ class Tokenizer:
             raise ModelError("the tokenizer adds no special tokens", code="model.tokenizer")
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._may_cut = _is_local(tokenizer)
         # An added token is matched before words are split: one may begin that far before a cut.
         self._margin = max((len(token.content) for token in tokenizer.get_added_tokens_decoder().values()), default=1)
 
@@ -49,9 +56,9 @@ class Tokenizer:
         return [self._ids(text) for text in check_texts(texts)]
 
     def _ids(self, text: str) -> list[int]:
-        """Tokens of a prefix that fills the model, where the rest cannot change them: a long text costs no more."""
+        """Tokens of a prefix that fills the model, where the rest cannot change them: a long text costs little more."""
         size = _CHARACTERS_PER_TOKEN * self._max_length
-        while size < len(text):
+        while self._may_cut and size < len(text):
             encoding = self._tokenizer.encode(text[:size])
             if self._is_settled(encoding, size):
                 break
@@ -67,6 +74,19 @@ class Tokenizer:
             return False
         kept, end = _last_word(prefix)
         return _last_word(prefix.overflowing[-1])[0] > kept and end + self._margin <= size
+
+
+def _is_local(tokenizer: FastTokenizer) -> bool:
+    """Whether a word's tokens depend on that word alone."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    if any(token.normalized or token.lstrip or token.rstrip or token.single_word for token in added):
+        return False
+    kinds: list[str] = []
+    for component in (tokenizer.normalizer, tokenizer.pre_tokenizer):
+        state = json.loads(component.__getstate__()) if component is not None else {}
+        parts = state.get("normalizers") or state.get("pretokenizers") or [state]
+        kinds += [part.get("type", "") for part in parts if part]
+    return _LOCAL.issuperset(kinds)
 
 
 def _last_word(encoding: Encoding) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -68,9 +68,13 @@ def _check_integer(value: object, what: str, low: int, high: int) -> None:
         _malformed(f"{what} is not an integer from {low} to {high}")
 
 
+def is_printable_text(value: object) -> TypeGuard[str]:
+    """Whether `value` is a text as a manifest may hold one: an outsider's terminal shows these."""
+    return type(value) is str and 1 <= len(value) <= MAX_TEXT_LENGTH and value.isprintable()
+
+
 def _check_text(value: object, what: str) -> None:
-    # Printable: an outsider's terminal shows these.
-    if type(value) is not str or not 1 <= len(value) <= MAX_TEXT_LENGTH or not value.isprintable():
+    if not is_printable_text(value):
         _malformed(f"{what} is not printable text of 1 to {MAX_TEXT_LENGTH} characters")
 
 
