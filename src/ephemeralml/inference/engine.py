@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ class Engine:
     The runtime copies what it needs of the weights, so their buffers may go once this returns. Raises `ModelError` when
     the runtime refuses the graph.
     """
+
+    precision: Final = "fp32"
 
     def __init__(self, graph: Graph, *, threads: int | None = None) -> None:
         options = ort.SessionOptions()

@@ -1,0 +1,152 @@
+"""OpenVINO on the CPU, for bf16 and int8 packages: a compiled model that only ever sees a few shapes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ephemeralml.errors import EphemeralMLError, ModelError
+from ephemeralml.inference.bert import BertConfig
+from ephemeralml.inference.grid import Grid
+from ephemeralml.inference.openvino_graph import GraphBuilder, Tables
+from ephemeralml.inference.weights import Array, Weights
+from ephemeralml.package.model import ModelSpec
+
+_MASKED: Final = -1e9
+# Of 32, 64, 128 and 384, the largest whose error stays within that of the int8 weights.
+_DYNAMIC_GROUP: Final = "64"
+
+
+class OpenVinoEngine:
+    """Runs padded batches of token ids. Thread-safe; one call runs at a time, on `threads` (default: usable CPUs).
+
+    Nothing of `weights` is needed once this returns. `arithmetic` is by default bf16 where the CPU has AMX for it and
+    fp32 elsewhere. Raises `ModelError`: weights that do not fit, a runtime that is missing or refuses the model.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        spec: ModelSpec,
+        weights: Weights,
+        *,
+        threads: int | None = None,
+        arithmetic: str | None = None,
+    ) -> None:
+        ov = load_openvino()
+        arithmetic = arithmetic or ("bf16" if "amx_bf16" in cpu_flags() else "fp32")
+        self.grid = Grid(config.max_position_embeddings)
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._tables = Tables(config, spec, weights)
+        settings = {
+            "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[arithmetic],
+            "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            # Relay and client may share the CPUs: a thread that cannot move waits for whoever sits on its own.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if spec.precision == "int8" and arithmetic == "fp32":
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _DYNAMIC_GROUP
+        try:
+            builder = GraphBuilder(ov, config, spec, weights, arithmetic=arithmetic)
+            compiled = ov.Core().compile_model(builder.build(), "CPU", settings)
+            self._request = compiled.create_infer_request()
+            # The first run packs the weights, and only then does the runtime know which kernels it took.
+            self.run(np.zeros((1, 1), np.int32), np.ones((1, 1), np.int32))
+            products = _products(compiled)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError("the inference engine refused the model", code="model.engine") from error
+        builder.scratch.release()
+        self._scratch = builder.scratch
+        self.precision = spec.precision if spec.precision == "int8" else _precision(products)
+        """What ran, by the kernels the runtime took, never by what was asked for: ``bf16``, ``fp32`` or ``int8``."""
+
+    def run(self, ids: npt.NDArray[np.int32], mask: npt.NDArray[np.int32]) -> Array:
+        """Vectors, float32 (texts, dimension), for `ids` padded to (texts, tokens) and a `mask` of 1 for real tokens.
+
+        Raises `EphemeralMLError` with code ``inference.engine`` when the runtime fails.
+        """
+        vectors = np.empty((len(ids), self._spec.dimension), np.float32)
+        try:
+            for start, stop, shape in self.grid.calls(*ids.shape):
+                padded, real = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+                padded[: stop - start, : ids.shape[1]] = ids[start:stop]
+                real[: stop - start, : ids.shape[1]] = mask[start:stop]
+                vectors[start:stop] = self._infer(padded, real)[: stop - start]
+        except Exception as error:
+            raise EphemeralMLError("the inference engine failed on this batch", code="inference.engine") from error
+        return vectors
+
+    def _infer(self, ids: npt.NDArray[np.int32], mask: Array) -> Array:
+        if self._spec.pooling == "cls":
+            pool = np.zeros_like(mask)
+            pool[:, 0] = 1
+        else:
+            pool = mask / np.maximum(mask.sum(1, keepdims=True), 1e-9)
+        inputs = {
+            "rows": self._tables.look_up(ids),
+            "bias": ((1 - mask) * np.float32(_MASKED))[:, np.newaxis, np.newaxis],
+            "pool": pool[:, np.newaxis],
+        }
+        with self._lock:
+            output = self._request.infer(inputs, share_inputs=True, share_outputs=True)[0]
+            return np.array(output, np.float32)
+
+
+def load_openvino() -> ModuleType:
+    """Import the library. Raises `ModelError` naming what to install."""
+    # Its converter, which importing it would load too, reports each import to the maker and takes 16 MB; the library
+    # goes without where it cannot be imported.
+    blocked = "openvino.tools.ovc"
+    before = sys.modules.get(blocked)
+    sys.modules.setdefault(blocked, None)  # type: ignore[arg-type]
+    try:
+        import openvino  # noqa: PLC0415 - only bf16 and int8 packages need it
+    except ImportError as error:
+        raise ModelError(
+            "packages of bf16 and int8 precision need OpenVINO: pip install 'ephemeralml[fast]'", code="model.engine"
+        ) from error
+    finally:
+        if before is None:
+            sys.modules.pop(blocked, None)
+    return cast("ModuleType", openvino)
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the first CPU can do, as Linux lists it; empty where there is no such list."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def _products(compiled: Any) -> list[str]:
+    """The kernels of the linear layers, such as ``brgemm_avx512_amx_bf16``."""
+    kernels = []
+    for node in compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        if "layerType" in info and info["layerType"].astype(str) == "FullyConnected":
+            kernels.append(str(info["primitiveType"].astype(str)))
+    return kernels
+
+
+def _precision(kernels: list[str]) -> str:
+    suffixes = {kernel.rpartition("_")[2] for kernel in kernels}
+    if suffixes == {"f32"}:
+        return "fp32"
+    if suffixes and suffixes <= {"bf16", "f32"}:
+        return "bf16"
+    raise ModelError(f"the inference engine ran kernels it was not asked for: {sorted(suffixes)}", code="model.engine")
