@@ -71,13 +71,16 @@ def pack(
     `replaced`: contents to pack in place of files of the folder, such as weights converted to the spec's precision.
     Memory stays at a few chunks. The DEK is asked for after the inputs were checked. `out` appears whole or not at all.
 
-    Raises `ModelError` (``model.missing``, ``model.not_a_file``, ``model.changed`` while it was read), `PackageError`
-    (``package.exists``, ``.no_space``, ``.io``, ``.too_large``, ``.dek``, ``manifest.malformed``) and what `keys` does.
+    Raises ValueError for a replaced file that no package has, `ModelError` (``model.missing``, ``model.not_a_file``,
+    ``model.changed`` while it was read), `PackageError` (``package.exists``, ``.no_space``, ``.io``, ``.too_large``,
+    ``.dek``, ``manifest.malformed``) and what `keys` does.
     """
     source, target = Path(folder), Path(out)
     if os.path.lexists(target):
         raise _exists(target)
     check_identity(model_id=model_id, version=version, license=license)
+    if replaced and not replaced.keys() <= {*REQUIRED_FILES, *OPTIONAL_FILES}:
+        raise ValueError("what is replaced is no file of a package")
     inputs = _find_inputs(source, replaced or {})
 
     package_id = secrets.token_bytes(stream.PACKAGE_ID_SIZE)
