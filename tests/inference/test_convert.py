@@ -50,9 +50,8 @@ def test_bf16_rounds_ties_to_even() -> None:
 
 
 def test_int8_rows_have_their_own_scale() -> None:
-    values = np.random.default_rng(0).normal(0, 1, (5, 40)).astype(np.float32) * np.float32(
-        [[1], [100], [1e-6], [0], [3]]
-    )
+    sizes = np.array([[1], [100], [1e-6], [0], [3]], np.float32)
+    values = np.random.default_rng(0).normal(0, 1, (5, 40)).astype(np.float32) * sizes
     integers, scale = to_int8(values)
     assert integers.dtype == np.int8
     assert scale.shape == (5,)
