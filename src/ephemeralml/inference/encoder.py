@@ -104,8 +104,9 @@ class Encoder:
 
     @property
     def tokens_per_run(self) -> int:
-        """Padded tokens of one engine call at most (or one text)."""
-        return TOKENS_PER_RUN if self._grid is None else TOKENS_PER_CALL
+        """Tokens that fill an engine call."""
+        # Packed rows are never quite full: more than this would spill into a second call.
+        return TOKENS_PER_RUN if self._grid is None else TOKENS_PER_CALL * 9 // 10
 
     @property
     def max_sequence_length(self) -> int:

@@ -1,77 +1,150 @@
-"""The few shapes that an engine sees which compiles for every new one, and never gives that memory back."""
+"""Texts packed into the few shapes of an engine that compiles for every new one, and never gives that memory back.
+
+Several texts share a row, each attending to itself alone: hardly anything is padding, and a handful of shapes do.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from typing import Final, NamedTuple, TypeAlias
 
 Shape: TypeAlias = tuple[int, int]
-"""(texts, tokens)."""
+"""(rows, tokens)."""
 
-# Short lengths stand close, since padding is a larger part of them. Finer steps of the batch size save next to nothing:
-# texts that do not fill a batch are padded to the next length and join those.
-LENGTHS: Final = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-BATCHES: Final = (1, 4, 16, 64)
 TOKENS_PER_CALL: Final = 1024
-"""Padded tokens of one call at most (or one text): memory grows with it, and throughput no more."""
+"""Tokens of one call at most (or one text): memory grows with it, and throughput no more."""
+TOKENS_PER_TEXT: Final = 4
+"""A row takes at most one text for each so many tokens."""
 
+_SINGLE_ROWS: Final = (16, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512)
+_ROWS: Final = (128, 192, 256, 512)
+_BATCHES: Final = (1, 2, 4, 6, 8)
 _LONG_STEP: Final = 512
-# What a call costs besides its tokens, and the length at which attention costs as much as all else, both in tokens.
-_CALL_COST: Final = 40
-_ATTENTION_LENGTH: Final = 500
+# What a call costs besides its tokens, and the row length at which attention costs as much as all else, in tokens.
+_CALL_COST: Final = 64
+_ATTENTION_LENGTH: Final = 700
+
+
+class Place(NamedTuple):
+    """Where a text stands: its index among those planned, its row, its number in the row, and its first token."""
+
+    text: int
+    row: int
+    segment: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One engine call."""
+
+    shape: Shape
+    places: tuple[Place, ...]
+
+
+@dataclass(slots=True)
+class _Row:
+    length: int
+    used: int = 0
+    texts: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, text: int, tokens: int) -> None:
+        self.texts.append((text, self.used))
+        self.used += tokens
+
+    @property
+    def free(self) -> int:
+        full = len(self.texts) >= self.length // TOKENS_PER_TEXT
+        return 0 if full else self.length - self.used
 
 
 class Grid:
-    """The shapes for texts of up to `longest` tokens: `LENGTHS` and then steps of 512, each by `BATCHES`."""
+    """The shapes for texts of up to `longest` tokens, and how to fill them."""
 
     def __init__(self, longest: int) -> None:
-        steps = [*LENGTHS, *range(LENGTHS[-1] + _LONG_STEP, longest + _LONG_STEP, _LONG_STEP)]
-        lengths = sorted({min(length, longest) for length in steps})
-        self._batches = {
-            length: [batch for batch in BATCHES if batch == 1 or batch * length <= TOKENS_PER_CALL]
-            for length in lengths
-        }
-        self._lengths = lengths
+        long = range(_ROWS[-1] + _LONG_STEP, longest + _LONG_STEP, _LONG_STEP)
+        self._rows = _up_to(longest, (*_ROWS, *long))
+        self._singles = _up_to(self._rows[-1], (*_SINGLE_ROWS, *long))
 
     @property
-    def shapes(self) -> list[Shape]:
+    def shapes(self) -> frozenset[Shape]:
         """All of them."""
-        return [(batch, length) for length, batches in self._batches.items() for batch in batches]
+        singles = {(1, length) for length in self._singles}
+        return frozenset(singles | {(batch, length) for length in self._rows for batch in _batches(length)})
+
+    def plan(self, lengths: Sequence[int]) -> list[Call]:
+        """The calls for texts of these lengths. Raises IndexError for a text longer than the grid."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        # Texts just longer than half a row leave much of it empty, and fit a longer row better.
+        plans = [list(self._calls(self._pack(order, lengths, least))) for least in self._rows[:3]]
+        return min(plans, key=lambda calls: sum(_cost(*call.shape) for call in calls))
 
     def group(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of the texts of each call, ascending in length, so that all calls together cost least.
+        """Indices of the texts of each call of the `plan`, ascending in length."""
+        return [sorted((place.text for place in call.places), key=lengths.__getitem__) for call in self.plan(lengths)]
 
-        Raises IndexError for a text longer than the grid.
-        """
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        costs, starts = [0.0], [0]
-        for end, index in enumerate(order, 1):
-            # The longest text decides the length of the call that it ends.
-            length = self._length(lengths[index])
-            per_text = length * (1 + length / _ATTENTION_LENGTH)
-            cost, start = min(
-                (costs[start] + _CALL_COST + batch * per_text, start)
-                for batch in self._batches[length]
-                for start in [max(0, end - batch)]
-            )
-            costs.append(cost)
-            starts.append(start)
-        groups = []
-        end = len(order)
-        while end:
-            groups.append(order[starts[end] : end])
-            end = starts[end]
-        return groups[::-1]
+    def _pack(self, order: Sequence[int], lengths: Sequence[int], least: int) -> list[_Row]:
+        """Best fit, longest first; a text that fits nowhere opens the shortest row for it, of `least` or more."""
+        rows: list[_Row] = []
+        # (tokens free, row) of each row, ascending.
+        spaces: list[tuple[int, int]] = []
+        for text in order:
+            tokens = lengths[text]
+            found = bisect_left(spaces, (tokens, 0))
+            if found < len(spaces):
+                _, number = spaces.pop(found)
+            else:
+                number = len(rows)
+                rows.append(_Row(self._rows[bisect_left(self._rows, max(tokens, least))]))
+            rows[number].add(text, tokens)
+            if free := rows[number].free:
+                insort(spaces, (free, number))
+        return rows
 
-    def calls(self, texts: int, tokens: int) -> Iterator[tuple[int, int, Shape]]:
-        """First row, row after the last, and shape of each call for a padded batch. Raises IndexError as `group`."""
-        length = self._length(tokens)
-        batches = self._batches[length]
-        for start in range(0, texts, batches[-1]):
-            stop = min(texts, start + batches[-1])
-            yield start, stop, (batches[bisect_left(batches, stop - start)], length)
+    def _calls(self, rows: list[_Row]) -> Iterator[Call]:
+        rows.sort(key=lambda row: row.length)
+        for length, same in groupby(rows, key=lambda row: row.length):
+            waiting = list(same)
+            while waiting:
+                batch = _first_batch(len(waiting), length)
+                taken, waiting = waiting[:batch], waiting[batch:]
+                width = length
+                if batch == 1:
+                    needed = max(taken[0].used, len(taken[0].texts) * TOKENS_PER_TEXT)
+                    width = self._singles[bisect_left(self._singles, needed)]
+                places = (
+                    Place(text, number, segment, start)
+                    for number, row in enumerate(taken)
+                    for segment, (text, start) in enumerate(row.texts)
+                )
+                yield Call((batch, width), tuple(places))
 
-    def _length(self, tokens: int) -> int:
-        length: int = self._lengths[bisect_left(self._lengths, tokens)]
-        return length
+
+def _up_to(longest: int, lengths: Sequence[int]) -> list[int]:
+    """Those of the lengths that texts of up to `longest` tokens need."""
+    return [length for index, length in enumerate(lengths) if index == 0 or lengths[index - 1] < longest]
+
+
+def _cost(batch: int, length: int) -> float:
+    return _CALL_COST + batch * length * (1 + length / _ATTENTION_LENGTH)
+
+
+def _batches(length: int) -> list[int]:
+    return [batch for batch in _BATCHES if batch == 1 or batch * length <= TOKENS_PER_CALL]
+
+
+@cache
+def _cheapest(rows: int, length: int) -> tuple[float, int]:
+    """The least cost of fewer than two full calls' rows, and the first batch that it takes."""
+    if rows <= 0:
+        return 0.0, 0
+    return min((_cost(batch, length) + _cheapest(rows - batch, length)[0], batch) for batch in _batches(length))
+
+
+def _first_batch(rows: int, length: int) -> int:
+    most = _batches(length)[-1]
+    return most if rows >= 2 * most else _cheapest(rows, length)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, cast
@@ -14,12 +15,12 @@ import numpy.typing as npt
 
 from ephemeralml.errors import EphemeralMLError, ModelError
 from ephemeralml.inference.bert import BertConfig
-from ephemeralml.inference.grid import Grid
+from ephemeralml.inference.grid import TOKENS_PER_TEXT, Call, Grid
 from ephemeralml.inference.openvino_graph import GraphBuilder, Tables
 from ephemeralml.inference.weights import Array, Weights
 from ephemeralml.package.model import ModelSpec
 
-_MASKED: Final = -1e9
+_MASKED: Final = np.float32(-1e9)
 # Of 32, 64, 128 and 384, the largest whose error stays within that of the int8 weights.
 _DYNAMIC_GROUP: Final = "64"
 
@@ -78,27 +79,37 @@ class OpenVinoEngine:
         Raises `EphemeralMLError` with code ``inference.engine`` when the runtime fails.
         """
         vectors = np.empty((len(ids), self._spec.dimension), np.float32)
+        lengths: list[int] = mask.sum(1).tolist()
         try:
-            for start, stop, shape in self.grid.calls(*ids.shape):
-                padded, real = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-                padded[: stop - start, : ids.shape[1]] = ids[start:stop]
-                real[: stop - start, : ids.shape[1]] = mask[start:stop]
-                vectors[start:stop] = self._infer(padded, real)[: stop - start]
+            for call in self.grid.plan(lengths):
+                output = self._infer(*self._inputs(call, ids, lengths))
+                for text, row, segment, _ in call.places:
+                    vectors[text] = output[row, segment]
         except Exception as error:
             raise EphemeralMLError("the inference engine failed on this batch", code="inference.engine") from error
         return vectors
 
-    def _infer(self, ids: npt.NDArray[np.int32], mask: Array) -> Array:
-        if self._spec.pooling == "cls":
-            pool = np.zeros_like(mask)
-            pool[:, 0] = 1
-        else:
-            pool = mask / np.maximum(mask.sum(1, keepdims=True), 1e-9)
-        inputs = {
-            "rows": self._tables.look_up(ids),
-            "bias": ((1 - mask) * np.float32(_MASKED))[:, np.newaxis, np.newaxis],
-            "pool": pool[:, np.newaxis],
-        }
+    def _inputs(self, call: Call, ids: npt.NDArray[np.int32], lengths: Sequence[int]) -> tuple[Array, Array, Array]:
+        """``rows``, ``bias`` and ``pool`` of the graph."""
+        rows, tokens = call.shape
+        packed, positions, owners = (np.zeros(call.shape, np.int32) for _ in range(3))
+        pool = np.zeros((rows, tokens // TOKENS_PER_TEXT, tokens), np.float32)
+        for text, row, segment, start in call.places:
+            length = lengths[text]
+            stop = start + length
+            packed[row, start:stop] = ids[text, :length]
+            positions[row, start:stop] = np.arange(length)
+            # Padding is nobody's, which is 0.
+            owners[row, start:stop] = segment + 1
+            if self._spec.pooling == "cls":
+                pool[row, segment, start] = 1
+            else:
+                pool[row, segment, start:stop] = 1 / length
+        apart = owners[:, np.newaxis, :, np.newaxis] != owners[:, np.newaxis, np.newaxis]
+        return self._tables.look_up(packed, positions), apart * _MASKED, pool
+
+    def _infer(self, rows: Array, bias: Array, pool: Array) -> Array:
+        inputs = {"rows": rows, "bias": bias, "pool": pool}
         with self._lock:
             output = self._request.infer(inputs, share_inputs=True, share_outputs=True)[0]
             return np.array(output, np.float32)

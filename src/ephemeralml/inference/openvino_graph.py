@@ -63,9 +63,9 @@ class Tables:
         types = weights.tensor(prefix + "token_type_embeddings.weight", (config.type_vocab_size, size))
         self._positions = positions + types[0]
 
-    def look_up(self, ids: npt.NDArray[np.int32]) -> Array:
-        """float32 (texts, tokens, hidden_size). Raises IndexError for an id or a length outside the tables."""
-        if ids.shape[1] > len(self._positions) or ids.min() < 0:
+    def look_up(self, ids: npt.NDArray[np.int32], positions: npt.NDArray[np.int32]) -> Array:
+        """float32 (rows, tokens, hidden_size). Raises IndexError for an id or a position outside the tables."""
+        if ids.min() < 0:
             raise IndexError
         rows: Array
         if self._scale is None:
@@ -73,15 +73,16 @@ class Tables:
         else:
             rows = self._words[ids].astype(np.float32)
             rows *= self._scale[ids][..., np.newaxis]
-        rows += self._positions[: ids.shape[1]]
+        rows += self._positions[positions]
         return rows
 
 
 class GraphBuilder:
     """Builds the model; `arithmetic` is what its products are meant to run in.
 
-    Inputs, all float32: ``rows`` (texts, tokens, hidden); ``bias`` (texts, 1, 1, tokens), 0 for tokens, very negative
-    for padding; ``pool`` (texts, 1, tokens), each token's share of the vector. Output: (texts, hidden).
+    Inputs, all float32: ``rows`` (rows, tokens, hidden); ``bias`` (rows, 1, tokens, tokens), 0 where a token attends to
+    another of its text, very negative elsewhere; ``pool`` (rows, texts, tokens), each token's share of each vector.
+    Output: (rows, texts, hidden).
     """
 
     def __init__(
@@ -105,8 +106,8 @@ class GraphBuilder:
         ops, ov = self._ops, self._ov
         shapes = {
             "rows": [-1, -1, self._config.hidden_size],
-            "bias": [-1, 1, 1, -1],
-            "pool": [-1, 1, -1],
+            "bias": [-1, 1, -1, -1],
+            "pool": [-1, -1, -1],
         }
         inputs = {name: ops.parameter(ov.PartialShape(shape), np.float32) for name, shape in shapes.items()}
         for name, parameter in inputs.items():
@@ -114,10 +115,10 @@ class GraphBuilder:
         hidden = self._norm(inputs["rows"], "embeddings.LayerNorm")
         for index in range(self._config.num_hidden_layers):
             hidden = self._layer(f"encoder.layer.{index}.", hidden, inputs["bias"])
-        vectors = ops.squeeze(self._precise(ops.matmul(inputs["pool"], hidden, False, False)), self._integers(1))
+        vectors = self._precise(ops.matmul(inputs["pool"], hidden, False, False))
         if self._spec.normalize:
             # sentence-transformers' clamp: a length of at least 1e-12.
-            vectors = self._precise(ops.normalize_l2(vectors, self._integers(1), 1e-24, "max"))
+            vectors = self._precise(ops.normalize_l2(vectors, self._integers(2), 1e-24, "max"))
         return ov.Model([ops.result(vectors)], list(inputs.values()), "encoder")
 
     def _layer(self, name: str, hidden: Node, bias: Node) -> Node:
