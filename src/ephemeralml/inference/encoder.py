@@ -14,7 +14,7 @@ from ephemeralml.inference.bert import BertConfig, build_graph
 from ephemeralml.inference.engine import Engine
 from ephemeralml.inference.tokenizer import Tokenizer
 from ephemeralml.inference.weights import Array, Weights
-from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, read_json_object, read_model_spec
+from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, private_memory, read_json_object, read_model_spec
 
 WEIGHTS_FILE: Final = "model.safetensors"
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt")
@@ -44,14 +44,14 @@ class Encoder:
             raise ModelError(f"no model folder at {folder}", code="model.missing")
         names = [name for name in (*CONFIG_FILES, *TOKENIZER_FILES, WEIGHTS_FILE) if (folder / name).is_file()]
         try:
-            files = {name: (folder / name).read_bytes() for name in names}
+            files: dict[str, Buffer] = {name: _read(folder / name) for name in names}
         except OSError as error:
             raise ModelError(f"cannot read {error.filename}: {error.strerror}", code="model.missing") from error
         return cls.from_buffers(files, spec=read_model_spec(files), threads=threads)
 
     @classmethod
     def from_buffers(cls, files: Mapping[str, Buffer], *, spec: ModelSpec, threads: int | None = None) -> Encoder:
-        """Load from a folder's files by their relative names; none of the buffers is needed once this returns.
+        """Load from a folder's files by their relative names. The weights are used where they lie, and must not change.
 
         `threads`: of the engine, by default the CPUs this process may use. Raises `ModelError` naming what is at fault.
         """
@@ -101,6 +101,17 @@ class Encoder:
                 mask[row, : len(ids[index])] = 1
             vectors[rows] = self._engine.run(padded, mask)
         return vectors
+
+
+def _read(path: Path) -> Buffer:
+    """The file in memory of its own, which for weights can be given back page by page."""
+    if path.name != WEIGHTS_FILE or not (size := path.stat().st_size):
+        return path.read_bytes()
+    buffer = private_memory(size)
+    with path.open("rb") as file:
+        if file.readinto(buffer) != size:
+            raise ModelError(f"{path} changed while it was read", code="model.weights")
+    return buffer
 
 
 def group_by_length(lengths: Sequence[int], *, budget: int = TOKENS_PER_RUN) -> list[list[int]]:
