@@ -466,7 +466,7 @@ def assert_interrupted(ended: Ended) -> None:
 
 
 def test_ctrl_c_while_the_command_is_imported(start: Start, scratch: Path, tmp_path: Path) -> None:
-    slow = tmp_path / "numpy"
+    slow = tmp_path / "typer"
     slow.mkdir()
     (slow / "__init__.py").write_text("import time\nprint('importing')\ntime.sleep(60)")
     command = start("keygen", scratch / "owner.key", PYTHONPATH=str(tmp_path))

@@ -6,19 +6,22 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import CodecError, EphemeralMLError, TransportError
-from ephemeralml.host.kms import KmsClient, key_region
-from ephemeralml.package import ArtifactSource
+from ephemeralml.package import ArtifactSource, Manifest
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, failure, malformed, success
 from ephemeralml.session.limits import WRITE_BYTES
+
+if TYPE_CHECKING:
+    from ephemeralml.host.kms import KmsClient
 
 _LENGTH = struct.Struct(">I")
 _ASK_SECONDS = 10
 _SEND_SECONDS = 60
-# An artifact is read from disk in pieces of this size, a few times what one write carries.
-_READ_BYTES = 4 * WRITE_BYTES
+# An artifact is read from disk in pieces of this size, many times what one write carries.
+_READ_BYTES = 16 * WRITE_BYTES
 
 OnState = Callable[[str, str, str], Awaitable[None]]
 
@@ -30,6 +33,22 @@ class Services:
         self._source = source
         self._kms_endpoint = kms_endpoint
         self._on_state = on_state
+        self._kms: dict[str, KmsClient] = {}
+
+    def prepare(self) -> None:
+        """Make the client of the package's KMS, a third of a second's work, before the enclave asks for its key."""
+        # Whatever is wrong here is said when the enclave asks.
+        with suppress(EphemeralMLError):
+            self._client(Manifest.verify(self._source.manifest(), owner=None).key.key_arn)
+
+    def _client(self, key_arn: str) -> KmsClient:
+        # boto3 takes long to import, and an enclave boots meanwhile.
+        from ephemeralml.host.kms import KmsClient, key_region  # noqa: PLC0415
+
+        region = key_region(key_arn)
+        if region not in self._kms:
+            self._kms[region] = KmsClient(region=region, endpoint_url=self._kms_endpoint)
+        return self._kms[region]
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: one question, one answer."""
@@ -81,8 +100,7 @@ class Services:
                         await writer.drain()
 
     def _release(self, ask: KeyAsk) -> bytes:
-        client = KmsClient(region=key_region(ask.key_arn), endpoint_url=self._kms_endpoint)
-        released = client.decrypt_for_recipient(
+        released = self._client(ask.key_arn).decrypt_for_recipient(
             key_arn=ask.key_arn,
             wrapped_dek=ask.wrapped_dek,
             encryption_context=ask.encryption_context,
