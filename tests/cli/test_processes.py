@@ -525,6 +525,16 @@ def test_ctrl_c_while_the_host_serves(world: World, start: Start, scratch: Path)
     assert nothing_left(scratch)
 
 
+def test_ctrl_c_while_the_host_waits_for_kms(world: World, start: Start, scratch: Path, silent: socket.socket) -> None:
+    command = start(*world.host(kms=f"http://127.0.0.1:{port(silent)}"), profile="host")
+    with asked(silent):
+        before = time.monotonic()
+        assert_interrupted(command.interrupt())
+    # With its retries, the question to KMS would go on for half a minute.
+    assert time.monotonic() - before < 15
+    assert nothing_left(scratch)
+
+
 def test_ctrl_c_while_the_enclave_boots(world: World, start: Start, scratch: Path, silent: socket.socket) -> None:
     command = start(
         *("enclave", "run", world.configuration, "--root", world.root, "--listen", f"unix://{scratch}/enclave"),
