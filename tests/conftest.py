@@ -72,7 +72,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         values = rng.normal(0, 0.3, shape).astype("<f4").tobytes()
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(weights), len(weights) + len(values)]}
         weights += values
+    # Padded, as the library does, so that the data is aligned.
     head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
 
     tokenizer = Tokenizer(models.WordPiece({token: index for index, token in enumerate(_TOKENS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -61,7 +61,7 @@ def test_weights_are_packed_in_the_precision_asked_for(
     assert manifest.spec.precision == expected
     weights = open_package(manifest, source=FolderSource(tmp_path / "out"), dek=DEK)["model.safetensors"]
     raw = (tiny_model / "model.safetensors").read_bytes()
-    assert weights == (raw if expected == "fp32" else convert_weights(raw, precision=expected))
+    assert bytes(weights) == (raw if expected == "fp32" else convert_weights(raw, precision=expected))
     status, out, _ = run("inspect", tmp_path / "out", "--json")
     assert status == 0
     assert json.loads(out)["spec"]["precision"] == expected

@@ -81,7 +81,7 @@ def test_the_host_sees_ciphertext_only(
     with deploy(tmp_path, tiny_model, {}, tap=tap) as deployment:
         with deployment.client() as client:
             results = [client.embed(TEXTS), client.embed(TEXTS[:1])]
-            keys = client._connection._keys
+            keys = client._connection._channel._keys
         package = b"".join(path.read_bytes() for path in (tmp_path / "package").rglob("*") if path.is_file())
         dek = deployment.dek
     sides = {name: bytes(record) for name, record in tap.recorded.items()}

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import erf
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from tokenizers import Tokenizer, models
 
 from ephemeralml.errors import EphemeralMLError, ModelError, RequestError, UnsupportedModelError
 from ephemeralml.inference import Encoder
-from ephemeralml.inference.bert import Graph
+from ephemeralml.inference.bert import BertConfig, Graph, build_graph
 from ephemeralml.inference.encoder import TOKENS_PER_RUN, group_by_length
 from ephemeralml.inference.engine import Engine
+from ephemeralml.inference.weights import Weights
 from ephemeralml.package.model import CONFIG_FILES, read_model_spec
 
 Float64 = npt.NDArray[np.float64]
@@ -364,7 +365,7 @@ def test_what_the_engine_refuses_is_typed(tiny: Encoder) -> None:
 
 def test_a_graph_the_runtime_cannot_read_is_a_model_error() -> None:
     with pytest.raises(ModelError) as caught:
-        Engine(Graph(b"not a model", {}))
+        Engine(Graph(b"not a model", {}, frozenset(), lambda: None))
     assert caught.value.code == "model.engine"
 
 
@@ -411,3 +412,19 @@ def test_minilm_s_vocabulary_file_gives_the_published_tokens(minilm: Path, golde
     published = Encoder.from_buffers(files, spec=spec)
     del files["tokenizer.json"]
     assert Encoder.from_buffers(files, spec=spec).tokenize(texts) == published.tokenize(texts)
+
+
+def test_an_engine_that_reads_what_it_should_have_packed_is_refused(tiny_model: Path) -> None:
+    """Else a release of the runtime that packs less would give wrong vectors without a word."""
+    files = {name: (tiny_model / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    folder = {path.relative_to(tiny_model).as_posix(): path.read_bytes() for path in tiny_model.rglob("*.json")}
+    weights = Weights(bytearray(files["model.safetensors"]))
+    graph = build_graph(BertConfig.from_json(json.loads(files["config.json"])), read_model_spec(folder), weights)
+    everything = np.frombuffer(weights._data, "<f4")
+
+    def release() -> None:
+        everything[:] = 0
+
+    with pytest.raises(ModelError) as caught:
+        Engine(replace(graph, release=release))
+    assert caught.value.code == "model.engine"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ephemeralml.errors import ModelError, UnsupportedModelError
 from ephemeralml.inference.weights import Weights
+from ephemeralml.package.model import private_memory
 
 
 def pack(header: Any, data: bytes = b"") -> bytes:
@@ -104,3 +105,25 @@ def test_any_bytes_end_in_weights_or_a_model_error(noise: bytes, at: int, byte: 
             Weights(raw).tensor("a", (2, 2))
         except ModelError:
             continue
+
+
+def test_released_memory_reads_as_zeros_and_its_neighbours_stay() -> None:
+    values = {name: np.full((3, 1000), number, "<f4") for number, name in enumerate(("a", "b", "c"), 1)}
+    header = {
+        name: {"dtype": "F32", "shape": [3, 1000], "data_offsets": [12_000 * at, 12_000 * (at + 1)]}
+        for at, name in enumerate(values)
+    }
+    head = json.dumps(header).encode()
+    data = len(head).to_bytes(8, "little") + head + b"".join(value.tobytes() for value in values.values())
+    mapped = private_memory(len(data))
+    mapped.write(data)
+    weights = Weights(mapped)
+    weights.release(["b"])
+    assert (weights.tensor("a", (3, 1000)) == 1).all()
+    assert (weights.tensor("c", (3, 1000)) == 3).all()
+    middle = weights.tensor("b", (3, 1000))
+    assert set(np.unique(middle)) == {0, 2}
+    # What is not a map of its own is left alone.
+    kept = Weights(data)
+    kept.release(["b"])
+    assert (kept.tensor("b", (3, 1000)) == 2).all()

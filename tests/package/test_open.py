@@ -37,7 +37,7 @@ def test_open(package: Packed, model: Path, owner: bytes) -> None:
     manifest = Manifest.verify(package.source.manifest(), owner=owner)
     files = open_package(manifest, source=package.source, dek=package.dek)
     assert list(files) == [artifact.name for artifact in manifest.artifacts]
-    assert all(content == (model / name).read_bytes() for name, content in files.items())
+    assert all(bytes(content) == (model / name).read_bytes() for name, content in files.items())
 
 
 def edit(package: Packed, change: Callable[[bytes], bytes], name: str = WEIGHTS) -> None:

@@ -92,7 +92,7 @@ def test_pack(run: Run, model: Path, out: Path, keys: Keys, owner: bytes) -> Non
         if path.is_file() and path.name not in {"README.md", "pytorch_model.bin"}
     )
     for artifact in manifest.artifacts:
-        assert opened[artifact.name] == (model / artifact.name).read_bytes()
+        assert bytes(opened[artifact.name]) == (model / artifact.name).read_bytes()
         assert (out / f"{artifact.name}.enc").stat().st_size == artifact.ciphertext_size
         assert artifact.ciphertext_size == ciphertext_size(artifact.size, CHUNK_SIZE)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -154,7 +154,7 @@ def test_links_as_hugging_face_caches_make_them(run: Run, model: Path, tmp_path:
     (model / "model.safetensors").rename(blob)
     (model / "model.safetensors").symlink_to(Path("..") / "blob")
     opened = open_package(run(), source=FolderSource(out), dek=keys.dek)
-    assert opened["model.safetensors"] == blob.read_bytes()
+    assert bytes(opened["model.safetensors"]) == blob.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt"])
@@ -323,8 +323,8 @@ def test_contents_in_place_of_the_folder_s(run: Run, model: Path, out: Path, key
     kept = (model / "model.safetensors").read_bytes()
     manifest = run(replaced={"model.safetensors": b"converted"})
     opened = open_package(manifest, source=FolderSource(out), dek=keys.dek)
-    assert opened["model.safetensors"] == b"converted"
-    assert opened["config.json"] == (model / "config.json").read_bytes()
+    assert bytes(opened["model.safetensors"]) == b"converted"
+    assert bytes(opened["config.json"]) == (model / "config.json").read_bytes()
     assert manifest.artifact("model.safetensors").size == len(b"converted")
     assert (model / "model.safetensors").read_bytes() == kept
 

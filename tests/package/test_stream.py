@@ -50,8 +50,8 @@ def describe(plaintext: bytes, *, name: str = "a/b.json", salt: bytes = bytes(32
     )
 
 
-def open_sealed(sealed: bytes, artifact: Artifact, *, dek: bytes = DEK, package_id: bytes = ID) -> bytearray:
-    return decrypt_artifact(artifact, package_id=package_id, dek=dek, read=io.BytesIO(sealed).read)
+def open_sealed(sealed: bytes, artifact: Artifact, *, dek: bytes = DEK, package_id: bytes = ID) -> bytes:
+    return bytes(decrypt_artifact(artifact, package_id=package_id, dek=dek, read=io.BytesIO(sealed).read))
 
 
 def refused(sealed: bytes, artifact: Artifact, *, dek: bytes = DEK, package_id: bytes = ID) -> str:
@@ -189,7 +189,7 @@ def test_pieces_as_a_socket_gives_them(lengths: list[int]) -> None:
         turn += 1
         return memoryview(raw.read(min(size, lengths[turn % len(lengths)])))
 
-    assert decrypt_artifact(describe(plaintext), package_id=ID, dek=DEK, read=read) == plaintext
+    assert bytes(decrypt_artifact(describe(plaintext), package_id=ID, dek=DEK, read=read)) == plaintext
 
 
 def test_a_reader_that_gives_too_much() -> None:

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import sys
 
-import typer
-
-from ephemeralml.cli import embed, enclave, host, inspect, kms, owner, policy, verify
-from ephemeralml.cli.demo import demo
 from ephemeralml.errors import ConfigurationError, EphemeralMLError, PolicyError
-
-app = typer.Typer(
-    name="ephemeralml",
-    help="Confidential embeddings: sealed to an attested enclave, answered with a signed receipt.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("demo")(demo)
-app.command("keygen")(owner.keygen)
-app.command("pack")(owner.pack_model)
-app.command("inspect")(inspect.inspect)
-app.add_typer(policy.app, name="policy")
-app.add_typer(enclave.app, name="enclave")
-app.add_typer(host.app, name="host")
-app.add_typer(kms.app, name="kms")
-app.command("embed")(embed.embed)
-app.command("verify")(verify.verify)
 
 
 def main() -> None:
     """Entry point of the `ephemeralml` command."""
     # Usage errors, --help and exit statuses are typer's to end with; what remains is ours.
     try:
-        app()
+        # Half a second of imports, in which a Ctrl-C is to be as quiet as later.
+        from ephemeralml.cli.commands import make_app  # noqa: PLC0415
+
+        make_app(sys.argv[1:])()
         status = 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

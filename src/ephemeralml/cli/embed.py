@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import secrets
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -48,13 +51,31 @@ def embed(
             if receipt is not None:
                 result.bundle.save(receipt if number == 1 else receipt.with_suffix(f".{number}{receipt.suffix}"))
     everything = np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32)
-    if out is not None and out.suffix == ".npy":
-        np.save(out, everything)
-    elif out is not None:
-        with out.open("w", encoding="utf-8") as stream:
-            stream.writelines(_json_lines(wanted, everything))
-    else:
+    if out is None:
         sys.stdout.writelines(_json_lines(wanted, everything))
+    else:
+        _save(out, wanted, everything)
+
+
+def _save(out: Path, texts: list[str], vectors: np.ndarray) -> None:
+    """Write the file, whole or not at all, replacing one that is there."""
+    content = io.BytesIO()
+    if out.suffix == ".npy":
+        np.save(content, vectors)
+    else:
+        content.writelines(line.encode() for line in _json_lines(texts, vectors))
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content.getbuffer())
+        partial.replace(out)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            # One of write(2) names no file.
+            raise OSError(error.errno, error.strerror, str(out)) from error
+        raise
 
 
 def _lines(file: Path | None) -> list[str]:

@@ -55,7 +55,7 @@ def run(
         root=development_root(root),
     ) as enclave:
         # A stop is a clean end: leave the block, which stops the enclave.
-        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGTERM, stop)
         if status := enclave.wait():
             raise EphemeralMLError(f"the enclave ended with exit status {status}", code="enclave.ended")
 
@@ -69,5 +69,6 @@ def development_root(folder: Path) -> DevelopmentRoot:
     return DevelopmentRoot.load(folder)
 
 
-def _stop(*_: object) -> None:
+def stop(*_: object) -> None:
+    """A signal's handler: the command ends as if its work were done."""
     raise typer.Exit

@@ -32,6 +32,7 @@ def run(
 
     Example: ephemeralml host run package --configuration enclave.json --root dev-root --kms-endpoint http://127.0.0.1:7002
     """
+    from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
     from ephemeralml.host.relay import Relayed  # noqa: PLC0415
     from ephemeralml.host.run import HostPlan, run_host  # noqa: PLC0415
     from ephemeralml.package import FolderSource  # noqa: PLC0415
@@ -49,8 +50,10 @@ def run(
         say("connection closed", bytes_to_enclave=relayed.to_enclave, bytes_to_client=relayed.to_client)
 
     source = FolderSource(package)
-    # A package that is not there is the operator's mistake: said before anything starts.
+    # What is not there, or cannot work, is the operator's mistake: said before anything starts.
     source.manifest()
+    if configuration is not None:
+        Configuration.load(configuration)
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as folder:
         enclave_at = Address.parse(connect or f"unix://{folder}/enclave.sock")
         services_at = Address.parse(services or f"unix://{folder}/host.sock")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import secrets
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ephemeralml.cli.policy import read_measurements
-from ephemeralml.errors import ConfigurationError
+from ephemeralml.errors import ConfigurationError, KeyReleaseError
 
 if TYPE_CHECKING:
     from ephemeralml.devcloud.kms import Credential
@@ -35,7 +39,7 @@ def run(
 
     Example: ephemeralml kms run kms-data --root dev-root
     """
-    from ephemeralml.cli.enclave import development_root  # noqa: PLC0415
+    from ephemeralml.cli.enclave import development_root, stop  # noqa: PLC0415
     from ephemeralml.devcloud.kms import KmsServer  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,9 +52,15 @@ def run(
         region=REGION,
         account_id=ACCOUNT,
     )
-    print(f"kms: serving on {server.url}", flush=True)
-    print(f"kms: export AWS_SHARED_CREDENTIALS_FILE={folder / 'credentials'} AWS_PROFILE=owner  (or host)", flush=True)
-    server.serve_forever()
+    logging.getLogger("uvicorn.error").addFilter(_is_no_stop)
+    # In a thread of its own, so that signals are this one's: uvicorn is deaf to them for its first moments.
+    with server:
+        signal.signal(signal.SIGTERM, stop)
+        print(f"kms: serving on {server.url}", flush=True)
+        print(
+            f"kms: export AWS_SHARED_CREDENTIALS_FILE={folder / 'credentials'} AWS_PROFILE=owner  (or host)", flush=True
+        )
+        threading.Event().wait()
 
 
 @app.command("create-key")
@@ -64,11 +74,29 @@ def create_key(
     Example: AWS_PROFILE=owner ephemeralml kms create-key --measurements measurements.json
     """
     import boto3  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
     pcr0 = [read_measurements(path).pcr0.hex() for path in measurements]
-    client = boto3.client("kms", endpoint_url=endpoint, region_name=REGION)
-    key = client.create_key(Policy=json.dumps(key_policy(pcr0)), Description="EphemeralML model key")
-    print(key["KeyMetadata"]["Arn"])
+    try:
+        client = boto3.client("kms", endpoint_url=endpoint, region_name=REGION)
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(f"no KMS client for {endpoint}: {error}", code="kms.client") from error
+    try:
+        key = client.create_key(Policy=json.dumps(key_policy(pcr0)), Description="EphemeralML model key")
+        print(key["KeyMetadata"]["Arn"])
+    except ClientError as error:
+        raise KeyReleaseError(f"KMS at {endpoint} refused: {error}", code="kms.refused") from error
+    except BotoCoreError as error:
+        raise KeyReleaseError(f"no key from {endpoint}: {error}", code="kms.unreachable") from error
+    # What botocore makes of an answer that is not KMS's.
+    except (ResponseParserError, LookupError, TypeError) as error:
+        raise KeyReleaseError(f"{endpoint} does not answer as KMS does", code="kms.answer") from error
+
+
+def _is_no_stop(record: logging.LogRecord) -> bool:
+    # uvicorn shows a request that a stop cut off as if it had failed, traceback and all.
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def key_policy(pcr0: list[str]) -> dict[str, object]:
@@ -105,8 +133,16 @@ def _credentials(path: Path) -> list[Credential]:
                 "aws_secret_access_key": secrets.token_urlsafe(30),
                 "region": REGION,
             }
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            parser.write(file)
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+        try:
+            with file:
+                parser.write(file)
+        except BaseException as error:
+            # Half of them would be in the way of the next run.
+            path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise ConfigurationError(f"cannot write {path}: {error.strerror}", code="kms.credentials") from error
+            raise
     try:
         parser.read(path)
         return [

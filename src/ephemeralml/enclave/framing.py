@@ -43,6 +43,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._full = False
         self._ending = False
+        self._ended_by_peer = False
         self.transport: asyncio.Transport
 
     # What a subclass says to a frame.
@@ -76,7 +77,9 @@ class FrameProtocol(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, count: int) -> None:
-        self._consume(self._buffer[:count])
+        # What comes after the end is read and dropped: closing on unread bytes could take our last words away.
+        if not self._ending:
+            self._consume(self._buffer[:count])
 
     def hold(self) -> None:
         """Read nothing more until `go_on`."""
@@ -136,8 +139,11 @@ class FrameProtocol(asyncio.BufferedProtocol):
             self.end()
 
     def eof_received(self) -> bool:
+        self._ended_by_peer = True
+        if self._ending:
+            self.transport.close()
         self.end()
-        # Closed by `end`, after the last words.
+        # Closed here, after the last words.
         return True
 
     # Writing.
@@ -163,8 +169,11 @@ class FrameProtocol(asyncio.BufferedProtocol):
                 sent()
         if self._outgoing and self._write_timer is None:
             self._write_timer = self._loop.call_later(self._frame_seconds, self.transport.abort)
-        if self._ending and not self._outgoing:
-            self.transport.close()
+        if self._ending and not self._outgoing and not self.transport.is_closing():
+            if self._ended_by_peer:
+                self.transport.close()
+            else:
+                self.transport.write_eof()
         self._steer()
 
     def pause_writing(self) -> None:
@@ -175,7 +184,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._flush()
 
     def _steer(self) -> None:
-        if self._reading and not self._full and not self._ending:
+        if self._ending or (self._reading and not self._full):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
@@ -193,7 +202,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         return self._ending
 
     def end(self) -> None:
-        """Close once what is queued went out, if the peer takes it soon."""
+        """Send what is queued and an end, then close when the peer does, or soon."""
         if not self._ending:
             self._ending = True
             self._loop.call_later(_LAST_SECONDS, self.transport.abort)

@@ -181,22 +181,28 @@ class _Client(_End):
             cast("asyncio.Transport", transport).pause_reading()
             self._joining = self._loop.create_task(self._join())
         else:
-            self._turn_away("busy", "the relay has as many connections as it may; try again shortly")
+            self.write(_alert("busy", "the relay has as many connections as it may; try again shortly"))
+            self.hang_up()
 
     async def _join(self) -> None:
         try:
             transport = await dial(self._relay.enclave, lambda: self.other)
         except TransportError:
-            self._turn_away("unavailable", "the enclave behind this relay is not running (yet)")
+            self._nobody_there()
             return
         if self.transport is None or self.transport.is_closing():
             transport.abort()
         else:
             self.transport.resume_reading()
 
-    def _turn_away(self, code: str, message: str) -> None:
-        self.write(encode_frame(FrameType.ALERT, Notice(code, message).to_bytes()))
-        self.hang_up()
+    def _nobody_there(self) -> None:
+        self.write(_alert("unavailable", "the enclave behind this relay is not running (yet)"))
+        self.write_eof()
+        # What the client says is read and dropped until it hangs up: closing on it could take the alert away.
+        self.other.finished = True
+        self._loop.call_later(_LAST_SECONDS, self.abort)
+        if self.transport is not None:
+            self.transport.resume_reading()
 
     def cut(self) -> None:
         """End both connections now."""
@@ -212,3 +218,7 @@ class _Client(_End):
         self.gone.set_result(None)
         if self._admitted:
             self._relay.leave(self, Relayed(self.received, self.other.received) if joined else None)
+
+
+def _alert(code: str, message: str) -> bytes:
+    return encode_frame(FrameType.ALERT, Notice(code, message).to_bytes())

@@ -5,8 +5,9 @@ ONNX Runtime's fused operators are written directly, so no optimiser has to find
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -60,13 +61,16 @@ class BertConfig:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A ModelProto and the weights it refers to by name.
+    """A ModelProto and the weights it refers to by name, views of the file where they can be.
 
     Inputs ``ids`` and ``mask``, both int32 (texts, tokens); output ``vectors``, float32 (texts, hidden_size).
+    `matrices` names the weights that the runtime packs, `release` gives their memory in the file back.
     """
 
     model: bytes
     weights: Mapping[str, Array]
+    matrices: frozenset[str]
+    release: Callable[[], None]
 
 
 def build_graph(config: BertConfig, spec: ModelSpec, weights: Weights) -> Graph:
@@ -82,7 +86,8 @@ def build_graph(config: BertConfig, spec: ModelSpec, weights: Weights) -> Graph:
     model = protobuf.model(
         nodes=builder.nodes, initializers=builder.constants + references, inputs=inputs, outputs=[output]
     )
-    return Graph(model, builder.weights)
+    matrices = frozenset(builder.matrices)
+    return Graph(model, builder.weights, matrices, partial(weights.release, list(builder.matrices.values())))
 
 
 class _Builder:
@@ -92,6 +97,8 @@ class _Builder:
         self.nodes: list[bytes] = []
         self.constants: list[bytes] = []
         self.weights: dict[str, Array] = {}
+        # By their names in the graph, those in the file.
+        self.matrices: dict[str, str] = {}
         self._config = config
         self._source = weights
         probe = "embeddings.word_embeddings.weight"
@@ -112,18 +119,18 @@ class _Builder:
         config, size = self._config, self._config.hidden_size
         name = f"encoder.layer.{index}."
         parts = [name + f"attention.self.{part}" for part in ("query", "key", "value")]
-        matrix = np.concatenate([self._tensor(part + ".weight", size, size) for part in parts])
+        projected = [self._product(part, hidden, size, size) for part in parts]
         bias = np.concatenate([self._tensor(part + ".bias", size) for part in parts])
         context = self._fused(
-            "Attention",
-            [hidden, self._weight(name + "qkv.weight", matrix.T), self._weight(name + "qkv.bias", bias), "mask"],
+            "MultiHeadAttention",
+            [*projected, self._weight(name + "qkv.bias", bias), "mask"],
             name + "context",
             num_heads=config.num_attention_heads,
             mask_filter_value=_MASKED,
         )
         attended = self._residual(context, hidden, name + "attention.output", size)
         expanded = self._linear(name + "intermediate.dense", attended, size, config.intermediate_size)
-        active = self._activation(*expanded)
+        active = self._activation(expanded)
         return self._residual(active, attended, name + "output", config.intermediate_size)
 
     def pool(self, hidden: str, spec: ModelSpec) -> None:
@@ -146,29 +153,30 @@ class _Builder:
         self._plain("Identity", [vectors], "vectors")
 
     def _residual(self, value: str, skip: str, name: str, inputs: int) -> str:
-        projected, bias = self._linear(name + ".dense", value, inputs, self._config.hidden_size)
-        return self._fused(
-            "SkipLayerNormalization",
-            [projected, skip, *self._norm(name + ".LayerNorm"), bias],
-            name,
-            epsilon=self._config.layer_norm_eps,
-        )
+        projected = self._linear(name + ".dense", value, inputs, self._config.hidden_size)
+        total = self._plain("Add", [projected, skip], name + ".sum")
+        # The runtime's fused form of both works element by element: six times slower than the two apart.
+        norm = self._norm(name + ".LayerNorm")
+        return self._plain("LayerNormalization", [total, *norm], name, axis=-1, epsilon=self._config.layer_norm_eps)
 
-    def _linear(self, name: str, value: str, inputs: int, outputs: int) -> tuple[str, str]:
-        """The product, and the bias that the next fused operator adds."""
-        # torch keeps Linear weights as (out, in); the runtime packs (in, out) for its kernels and drops this copy.
-        weight = self._weight(name + ".weight", self._tensor(name + ".weight", outputs, inputs).T)
+    def _linear(self, name: str, value: str, inputs: int, outputs: int) -> str:
         bias = self._weight(name + ".bias", self._tensor(name + ".bias", outputs))
-        return self._plain("MatMul", [value, weight], name), bias
+        return self._plain("Add", [self._product(name, value, inputs, outputs), bias], name + ".biased")
 
-    def _activation(self, value: str, bias: str) -> str:
+    def _product(self, name: str, value: str, inputs: int, outputs: int) -> str:
+        # torch keeps Linear weights as (out, in): taken as they lie, the runtime packs them for its kernels.
+        weight = self._weight(name + ".weight", self._tensor(name + ".weight", outputs, inputs))
+        self.matrices[weight] = self._prefix + weight
+        return self._fused("FusedMatMul", [value, weight], name, transB=1)
+
+    def _activation(self, value: str) -> str:
         match self._config.hidden_act:
             case "gelu":
-                return self._fused("BiasGelu", [value, bias], value + ".active")
+                return self._fused("Gelu", [value], value + ".active")
             case "gelu_new" | "gelu_pytorch_tanh":
-                return self._fused("FastGelu", [value, bias], value + ".active")
+                return self._fused("FastGelu", [value], value + ".active")
             case _:
-                return self._plain("Relu", [self._plain("Add", [value, bias], value + ".biased")], value + ".active")
+                return self._plain("Relu", [value], value + ".active")
 
     def _norm(self, name: str) -> list[str]:
         # The oldest BERT files call weight and bias gamma and beta.

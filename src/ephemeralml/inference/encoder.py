@@ -16,7 +16,7 @@ from ephemeralml.inference.convert import convert_weights
 from ephemeralml.inference.grid import TOKENS_PER_CALL, Grid
 from ephemeralml.inference.tokenizer import Tokenizer
 from ephemeralml.inference.weights import Array, Weights
-from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, read_json_object, read_model_spec
+from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, private_memory, read_json_object, read_model_spec
 
 WEIGHTS_FILE: Final = "model.safetensors"
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt")
@@ -58,7 +58,7 @@ class Encoder:
             raise ModelError(f"no model folder at {folder}", code="model.missing")
         names = [name for name in (*CONFIG_FILES, *TOKENIZER_FILES, WEIGHTS_FILE) if (folder / name).is_file()]
         try:
-            files: dict[str, Buffer] = {name: (folder / name).read_bytes() for name in names}
+            files: dict[str, Buffer] = {name: _read(folder / name) for name in names}
         except OSError as error:
             raise ModelError(f"cannot read {error.filename}: {error.strerror}", code="model.missing") from error
         spec = read_model_spec(files, precision=precision)
@@ -68,7 +68,7 @@ class Encoder:
 
     @classmethod
     def from_buffers(cls, files: Mapping[str, Buffer], *, spec: ModelSpec, threads: int | None = None) -> Encoder:
-        """Load from a folder's files by their relative names; none of the buffers is needed once this returns.
+        """Load from a folder's files by their relative names. The weights are used where they lie, and must not change.
 
         `threads`: of the engine, by default the CPUs this process may use. Raises `ModelError` naming what is at fault.
         """
@@ -142,6 +142,17 @@ class Encoder:
     def group(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of texts that share an engine call, ascending in length."""
         return group_by_length(lengths) if self._grid is None else self._grid.group(lengths)
+
+
+def _read(path: Path) -> Buffer:
+    """The file in memory of its own, which for weights can be given back page by page."""
+    if path.name != WEIGHTS_FILE or not (size := path.stat().st_size):
+        return path.read_bytes()
+    buffer = private_memory(size)
+    with path.open("rb") as file:
+        if file.readinto(buffer) != size:
+            raise ModelError(f"{path} changed while it was read", code="model.weights")
+    return buffer
 
 
 def group_by_length(lengths: Sequence[int], *, budget: int = TOKENS_PER_RUN) -> list[list[int]]:

@@ -11,14 +11,15 @@ import onnxruntime as ort
 
 from ephemeralml.errors import EphemeralMLError, ModelError
 from ephemeralml.inference.bert import Graph
+from ephemeralml.inference.protobuf import NO_FOLDER
 from ephemeralml.inference.weights import Array
 
 
 class Engine:
     """Runs padded batches of token ids. Thread-safe; concurrent calls share the `threads` (default: usable CPUs).
 
-    The runtime copies what it needs of the weights, so their buffers may go once this returns. Raises `ModelError` when
-    the runtime refuses the graph.
+    The runtime works on the weights where they lie, but for the matrices, which it packs for its kernels: their memory
+    is given back (`Weights.release`). Raises `ModelError` when the runtime refuses the graph.
     """
 
     precision: Final = "fp32"
@@ -32,14 +33,28 @@ class Engine:
         # The graph is fused as written: nothing is left for the optimiser to find.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        arrays = graph.weights.values()
-        options.add_external_initializers_from_files_in_memory(
-            list(graph.weights), [array.reshape(-1).view(np.uint8) for array in arrays], [a.nbytes for a in arrays]
-        )
+        # Each shape's buffers would be remembered for good.
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
+        # The runtime takes no reference of its own.
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.weights.items()}
+        for name, value in values.items():
+            options.add_initializer(name, value)
         try:
             self._session = ort.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError("the inference engine refused the model", code="model.engine") from error
+        self._lent = [(values[name], array) for name, array in graph.weights.items() if name not in graph.matrices]
+        del values
+        before = self._probe()
+        graph.release()
+        # Should a runtime not have packed a matrix after all, it would now read zeros.
+        if not all(map(np.array_equal, before, self._probe())):
+            raise ModelError("the inference engine does not keep its own copy of the matrices", code="model.engine")
+
+    def _probe(self) -> list[Array]:
+        ones = (np.ones(shape, np.int32) for shape in ((1, 1), (1, 7), (3, 16)))
+        return [self.run(mask.cumsum(1, dtype=np.int32) % 5, mask) for mask in ones]
 
     def run(self, ids: npt.NDArray[np.int32], mask: npt.NDArray[np.int32]) -> Array:
         """Vectors, float32 (texts, dimension), for `ids` padded to (texts, tokens) and a `mask` of 1 for real tokens.

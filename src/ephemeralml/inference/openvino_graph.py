@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ephemeralml.inference.bert import BertConfig
 from ephemeralml.inference.weights import Array, Weights, encoder_prefix
-from ephemeralml.package.model import ModelSpec
+from ephemeralml.package.model import ModelSpec, private_memory
 
 Node: TypeAlias = Any
 """An OpenVINO node; the library is loaded only where a package asks for it."""
@@ -33,7 +33,7 @@ class Scratch:
     """Arrays outside the heap, whose pages go back once the plugin has packed its own copy of them."""
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, max(size, 1))
+        self._map = private_memory(max(size, 1))
         self._used = 0
 
     def hold(self, values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

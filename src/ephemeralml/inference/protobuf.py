@@ -14,6 +14,10 @@ import numpy.typing as npt
 
 Attribute: TypeAlias = int | float
 
+NO_FILE: Final = "null"
+"""Where external data claims to be: the runtime wants the file to exist, in `NO_FOLDER`."""
+NO_FOLDER: Final = "/dev"
+
 FLOAT: Final = 1
 INT32: Final = 6
 INT64: Final = 7
@@ -50,8 +54,8 @@ def constant(name: str, values: Sequence[int] | Sequence[float]) -> bytes:
 
 
 def external(name: str, array: npt.NDArray[np.float32]) -> bytes:
-    """A TensorProto whose float32 data the session is given apart from the graph, as a file of the tensor's name."""
-    location = {"location": name, "offset": "0", "length": str(array.nbytes)}
+    """A TensorProto whose float32 data the session is given apart from the graph; its file is never read."""
+    location = {"location": NO_FILE, "offset": "0", "length": str(array.nbytes)}
     entries = b"".join(_bytes(13, _bytes(1, k.encode()) + _bytes(2, v.encode())) for k, v in location.items())
     return _tensor(name, array.shape, FLOAT) + entries + _integer(14, _EXTERNAL)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -50,8 +51,22 @@ class Weights:
         size = int.from_bytes(view[:8], "little")
         if size > min(_MAX_HEADER_BYTES, len(view) - 8):
             raise _damaged("its header is longer than allowed")
-        self._data = view[8 + size :]
+        self._buffer = buffer
+        self._start = 8 + size
+        self._data = view[self._start :]
         self._entries = _read_entries(bytes(view[8 : 8 + size]), len(self._data))
+
+    def release(self, names: Sequence[str]) -> None:
+        """Give the memory of these tensors back, if the buffer is `private_memory`: they read as zeros from now on."""
+        if not isinstance(self._buffer, mmap.mmap):
+            return
+        for name in names:
+            entry = self._entries[name]
+            # Whole pages only: a neighbour may have part of the first and the last.
+            start = -(-(self._start + entry.begin) // mmap.PAGESIZE) * mmap.PAGESIZE
+            length = (self._start + entry.end) // mmap.PAGESIZE * mmap.PAGESIZE - start
+            if length > 0:
+                self._buffer.madvise(mmap.MADV_DONTNEED, start, length)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

@@ -6,13 +6,14 @@ Nothing here touches weights or needs an inference engine: packing uses it to re
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 from ephemeralml.errors import ModelError, UnsupportedModelError
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 Pooling: TypeAlias = Literal["mean", "cls"]
 
 CONFIG_FILES = (
@@ -58,6 +59,11 @@ class ModelSpec:
         _require(self.precision in PRECISIONS, "precision", self.precision)
         _require(3 <= self.max_sequence_length <= MAX_SEQUENCE_LENGTH, "sequence length", self.max_sequence_length)
         _require(1 <= self.dimension <= MAX_DIMENSION, "dimension", self.dimension)
+
+
+def private_memory(size: int) -> mmap.mmap:
+    """Memory of `size` bytes (at least one) that nobody shares, so that its pages can be given back one by one."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def read_model_spec(files: Mapping[str, Buffer], *, precision: str = "fp32") -> ModelSpec:

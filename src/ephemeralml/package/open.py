@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Mapping
-from typing import NoReturn
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NoReturn, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 
 from ephemeralml.errors import PackageError
 from ephemeralml.package.manifest import Artifact, Manifest
+from ephemeralml.package.model import private_memory
 from ephemeralml.package.source import ArtifactSource, Reader
 from ephemeralml.package.stream import DEK_SIZE, HEADER_SIZE, TAG_SIZE, ArtifactCipher
 
+Plaintext: TypeAlias = bytearray | mmap.mmap
+"""One opened artifact. The pages of a large one can be given back one by one."""
+
+_MAPPED_BYTES: Final = 1 << 20
 _ZEROS = bytes(1 << 20)
 
 
-def open_package(manifest: Manifest, *, source: ArtifactSource, dek: bytes) -> dict[str, bytearray]:
+def open_package(manifest: Manifest, *, source: ArtifactSource, dek: bytes) -> dict[str, Plaintext]:
     """Decrypt all artifacts of a verified manifest into memory, by name. Raises as `decrypt_artifact` does."""
-    opened: dict[str, bytearray] = {}
+    opened: dict[str, Plaintext] = {}
     try:
         for artifact in manifest.artifacts:
             with source.open(artifact.name) as read:
@@ -29,7 +36,7 @@ def open_package(manifest: Manifest, *, source: ArtifactSource, dek: bytes) -> d
     return opened
 
 
-def decrypt_artifact(artifact: Artifact, *, package_id: bytes, dek: bytes, read: Reader) -> bytearray:
+def decrypt_artifact(artifact: Artifact, *, package_id: bytes, dek: bytes, read: Reader) -> Plaintext:
     """Decrypt one artifact of a verified manifest; holds its plaintext and one chunk in memory.
 
     `read` is asked for no more than the artifact's `ciphertext_size`, then once more for the end. The plaintext is
@@ -53,7 +60,7 @@ def decrypt_artifact(artifact: Artifact, *, package_id: bytes, dek: bytes, read:
     _read_exactly(read, memoryview(header), artifact)
     if header != cipher.header:
         _refuse(artifact, "header", "its header is not the manifest's: damaged, or of another package or artifact")
-    plaintext = bytearray(artifact.size)
+    plaintext = bytearray(artifact.size) if artifact.size < _MAPPED_BYTES else private_memory(artifact.size)
     try:
         with memoryview(plaintext) as view:
             _decrypt_into(view, artifact, cipher, read)
@@ -63,7 +70,7 @@ def decrypt_artifact(artifact: Artifact, *, package_id: bytes, dek: bytes, read:
     return plaintext
 
 
-def wipe(buffers: Mapping[str, bytearray]) -> None:
+def wipe(buffers: Mapping[str, Plaintext]) -> None:
     """Overwrite every buffer with zeros, in place."""
     for buffer in buffers.values():
         with memoryview(buffer) as view:
@@ -76,16 +83,18 @@ def _decrypt_into(plaintext: memoryview, artifact: Artifact, cipher: ArtifactCip
     sealed = memoryview(bytearray(min(artifact.size, artifact.chunk_size) + TAG_SIZE))
     digest = hashlib.sha256()
     start = 0
-    for index in range(cipher.chunks):
-        length = cipher.plaintext_length(index)
-        _read_exactly(read, sealed[: length + TAG_SIZE], artifact)
-        chunk = plaintext[start : start + length]
-        try:
-            cipher.open_into(index, sealed[: length + TAG_SIZE], chunk)
-        except InvalidTag:
-            _refuse(artifact, "authentication", f"chunk {index} is damaged, misplaced or sealed with another key")
-        digest.update(chunk)
-        start += length
+    # Hashing takes as long as all the rest, and neither holds the interpreter's lock.
+    with ThreadPoolExecutor(1) as hashing:
+        for index in range(cipher.chunks):
+            length = cipher.plaintext_length(index)
+            _read_exactly(read, sealed[: length + TAG_SIZE], artifact)
+            chunk = plaintext[start : start + length]
+            try:
+                cipher.open_into(index, sealed[: length + TAG_SIZE], chunk)
+            except InvalidTag:
+                _refuse(artifact, "authentication", f"chunk {index} is damaged, misplaced or sealed with another key")
+            hashing.submit(digest.update, chunk)
+            start += length
     if len(read(1)) != 0:
         _refuse(artifact, "extended", "there are bytes after its end")
     if digest.digest() != artifact.sha256:

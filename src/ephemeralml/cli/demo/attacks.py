@@ -62,11 +62,9 @@ def _boot(world: World, package: Path, configuration: Path) -> None:
 def _flipped(good: Path) -> Path:
     bad = good.with_name("flipped")
     shutil.copytree(good, bad)
-    with (bad / _WEIGHTS).open("r+b") as file:
-        file.seek(1_000_000)
-        byte = file.read(1)[0]
-        file.seek(1_000_000)
-        file.write(bytes((byte ^ 1,)))
+    weights = bytearray((bad / _WEIGHTS).read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (bad / _WEIGHTS).write_bytes(weights)
     return bad
 
 
