@@ -21,8 +21,9 @@ from ephemeralml.inference.weights import Array, Weights
 from ephemeralml.package.model import ModelSpec
 
 _MASKED: Final = np.float32(-1e9)
-# Of a vector's length; between shapes bf16 differs by a hundredth of that, and matrices of zeros by all of it.
-_SHAPE_TOLERANCE: Final = 0.1
+# Of a vector's length. With hidden sizes of 48 to 1024 shapes agreed exactly on AMX; matrices read again as zeros made
+# 4 % of difference at the least, in a single layer.
+_SHAPE_TOLERANCE: Final = 0.02
 # Of 32, 64, 128 and 384, the largest whose error stays within that of the int8 weights.
 _DYNAMIC_GROUP: Final = "64"
 
@@ -64,10 +65,13 @@ class OpenVinoEngine:
         self._reference: Array
         try:
             products = self._compile(ov, GraphBuilder(ov, config, spec, weights, arithmetic=arithmetic), settings)
-            self._scratch.release()
-            # Small matrices are read again for another shape: then all stay.
-            if not all(map(self._keeps_its_own, (min(self.grid.shapes), max(self.grid.shapes)))):
-                products = self._compile(ov, GraphBuilder(ov, config, spec, weights, arithmetic=arithmetic), settings)
+            # fp32 kernels differ from shape to shape, and each packs for itself: there the matrices stay.
+            if arithmetic == "bf16" or spec.precision == "int8":
+                self._scratch.release()
+                # Small matrices are read again for another shape: then all stay.
+                if not all(map(self._keeps_its_own, (min(self.grid.shapes), max(self.grid.shapes)))):
+                    builder = GraphBuilder(ov, config, spec, weights, arithmetic=arithmetic)
+                    products = self._compile(ov, builder, settings)
         except ModelError:
             raise
         except Exception as error:
@@ -118,7 +122,8 @@ class OpenVinoEngine:
         place = Place(0, shape[0] - 1, 0, 0)
         output = self._infer(*self._inputs(Call(shape, (place,)), ids, [ids.shape[1]]))
         # The output is the runtime's, and the next run's.
-        return output[place.row, place.segment].copy()
+        vector: Array = output[place.row, place.segment].copy()
+        return vector
 
     def _inputs(self, call: Call, ids: npt.NDArray[np.int32], lengths: Sequence[int]) -> tuple[Array, Array, Array]:
         """``rows``, ``bias`` and ``pool`` of the graph."""
