@@ -48,7 +48,8 @@ class OpenVinoEngine:
         self.grid = Grid(config.max_position_embeddings)
         self._spec = spec
         self._lock = threading.Lock()
-        self._tables = Tables(config, spec, weights)
+        self._tables = Tables(config, spec, weights, most=max(rows * tokens for rows, tokens in self.grid.shapes))
+        self._bias = np.empty(max(rows * tokens**2 for rows, tokens in self.grid.shapes), np.float32)
         settings = {
             "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[arithmetic],
             "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
@@ -91,10 +92,11 @@ class OpenVinoEngine:
         lengths: list[int] = mask.sum(1).tolist()
         try:
             for call in self.grid.plan(lengths):
-                self._check(call.shape)
-                output = self._infer(*self._inputs(call, ids, lengths))
-                for text, row, segment, _ in call.places:
-                    vectors[text] = output[row, segment]
+                with self._lock:
+                    self._check(call.shape)
+                    output = self._infer(*self._inputs(call, ids, lengths))
+                    for text, row, segment, _ in call.places:
+                        vectors[text] = output[row, segment]
         except Exception as error:
             raise EphemeralMLError("the inference engine failed on this batch", code="inference.engine") from error
         return vectors
@@ -115,8 +117,8 @@ class OpenVinoEngine:
         ids = np.array([[0, 1, 2, 3, 4]], np.int32)
         place = Place(0, shape[0] - 1, 0, 0)
         output = self._infer(*self._inputs(Call(shape, (place,)), ids, [ids.shape[1]]))
-        vector: Array = output[place.row, place.segment]
-        return vector
+        # The output is the runtime's, and the next run's.
+        return output[place.row, place.segment].copy()
 
     def _inputs(self, call: Call, ids: npt.NDArray[np.int32], lengths: Sequence[int]) -> tuple[Array, Array, Array]:
         """``rows``, ``bias`` and ``pool`` of the graph."""
@@ -135,13 +137,12 @@ class OpenVinoEngine:
             else:
                 pool[row, segment, start:stop] = 1 / length
         apart = owners[:, np.newaxis, :, np.newaxis] != owners[:, np.newaxis, np.newaxis]
-        return self._tables.look_up(packed, positions), apart * _MASKED, pool
+        bias = np.multiply(apart, _MASKED, out=self._bias[: apart.size].reshape(apart.shape))
+        return self._tables.look_up(packed, positions), bias, pool
 
     def _infer(self, rows: Array, bias: Array, pool: Array) -> Array:
         inputs = {"rows": rows, "bias": bias, "pool": pool}
-        with self._lock:
-            output = self._request.infer(inputs, share_inputs=True, share_outputs=True)[0]
-            return np.array(output, np.float32)
+        return cast("Array", self._request.infer(inputs, share_inputs=True, share_outputs=True)[0])
 
 
 def load_openvino() -> ModuleType:

@@ -49,9 +49,12 @@ class Scratch:
 
 
 class Tables:
-    """What is looked up before the graph runs: word rows in the type they are stored in, and positions."""
+    """What is looked up before the graph runs: word rows in the type they are stored in, and positions.
 
-    def __init__(self, config: BertConfig, spec: ModelSpec, weights: Weights) -> None:
+    Not thread-safe: calls of up to `most` tokens share one set of buffers, whose pages the heap would never give back.
+    """
+
+    def __init__(self, config: BertConfig, spec: ModelSpec, weights: Weights, *, most: int) -> None:
         size, prefix = config.hidden_size, encoder_prefix(weights) + "embeddings."
         dtype = {"bf16": "BF16", "int8": "I8"}[spec.precision]
         words = prefix + "word_embeddings.weight"
@@ -62,19 +65,25 @@ class Tables:
         # Single texts only use token type 0, so its row belongs to every position.
         types = weights.tensor(prefix + "token_type_embeddings.weight", (config.type_vocab_size, size))
         self._positions = positions + types[0]
+        self._stored = np.empty((most, size), self._words.dtype)
+        self._found, self._added = (np.empty((most, size), np.float32) for _ in range(2))
 
     def look_up(self, ids: npt.NDArray[np.int32], positions: npt.NDArray[np.int32]) -> Array:
-        """float32 (rows, tokens, hidden_size). Raises IndexError for an id or a position outside the tables."""
-        if ids.min() < 0:
+        """float32 (rows, tokens, hidden_size), valid until the next call. Raises IndexError outside the tables."""
+        count = ids.size
+        stored, found, added = self._stored[:count], self._found[:count], self._added[:count]
+        flat, places = ids.reshape(-1), positions.reshape(-1)
+        if flat.min() < 0 or flat.max() >= len(self._words) or places.max() >= len(self._positions):
             raise IndexError
-        rows: Array
+        # Checked above, since numpy buffers what it takes in any mode that checks.
+        np.take(self._words, flat, axis=0, out=stored, mode="clip")
         if self._scale is None:
-            rows = (self._words[ids].astype(np.uint32) << 16).view(np.float32)
+            np.left_shift(stored, np.uint32(16), out=found.view(np.uint32))
         else:
-            rows = self._words[ids].astype(np.float32)
-            rows *= self._scale[ids][..., np.newaxis]
-        rows += self._positions[positions]
-        return rows
+            np.multiply(stored, self._scale[flat][:, np.newaxis], out=found)
+        np.take(self._positions, places, axis=0, out=added, mode="clip")
+        found += added
+        return found.reshape(*ids.shape, -1)
 
 
 class GraphBuilder:
