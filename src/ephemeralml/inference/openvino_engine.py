@@ -118,7 +118,8 @@ class OpenVinoEngine:
         place = Place(0, shape[0] - 1, 0, 0)
         output = self._infer(*self._inputs(Call(shape, (place,)), ids, [ids.shape[1]]))
         # The output is the runtime's, and the next run's.
-        return output[place.row, place.segment].copy()
+        vector: Array = output[place.row, place.segment].copy()
+        return vector
 
     def _inputs(self, call: Call, ids: npt.NDArray[np.int32], lengths: Sequence[int]) -> tuple[Array, Array, Array]:
         """``rows``, ``bias`` and ``pool`` of the graph."""
