@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ephemeralml.cli import embed, enclave, host, inspect, kms, owner, policy, verify
+from ephemeralml.cli import bench, embed, enclave, host, inspect, kms, owner, policy, verify
 from ephemeralml.cli.demo import demo
 
 app = typer.Typer(
@@ -25,3 +25,4 @@ app.add_typer(host.app, name="host")
 app.add_typer(kms.app, name="kms")
 app.command("embed")(embed.embed)
 app.command("verify")(verify.verify)
+app.add_typer(bench.app, name="bench")
