@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import fastjsonschema
 import pytest
 from typer.testing import CliRunner
 
-from ephemeralml.bench import latency, output, speed
+from ephemeralml.bench import latency, machine, output, speed
 from ephemeralml.bench.case import Bench, Case
-from ephemeralml.bench.report import markdown, number, target_rows
+from ephemeralml.bench.report import disturbed, markdown, number, target_rows
 from ephemeralml.bench.targets import TARGETS, judge
 from ephemeralml.cli.commands import app
 from ephemeralml.errors import ConfigurationError
@@ -57,6 +58,41 @@ def test_the_result_tells_machine_and_boundaries(result: dict[str, Any]) -> None
     assert case["figures"]["encode_over_engine"] > 0
     nulls = [name for part in ("series", "figures") for name, value in case[part].items() if value is None]
     assert set(nulls) == set(case["absent"])
+
+
+def test_neighbours_are_a_share_and_a_warning(result: dict[str, Any]) -> None:
+    assert 0 <= machine.busy(0.05) <= 1
+    case = result["cases"]["a"]
+    quiet, loud = ({**result, "cases": {"a": {**case, "neighbours": [0.0, share]}}} for share in (0.01, 0.3))
+    assert disturbed(quiet) == ""
+    assert "beside a: do not quote" in disturbed(loud)
+    assert disturbed(loud) in markdown(loud)
+
+
+def test_all_threads_are_kept_to_two_cpus() -> None:
+    before = os.sched_getaffinity(0)
+    with machine.two_cpus():
+        assert os.sched_getaffinity(0) == set(sorted(before)[:2])
+    assert os.sched_getaffinity(0) == before
+
+
+def test_memory_of_a_process() -> None:
+    memory = machine.memory_of(os.getpid())
+    assert 10 < memory["VmRSS"] <= memory["VmHWM"]
+
+
+def test_source_outside_a_clone_is_unknown(tmp_path: Path) -> None:
+    assert machine.git_state(tmp_path) == {"commit": None, "dirty": None}
+
+
+def test_committed_results_are_what_the_page_shows() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "performance.md").read_text()
+    check = fastjsonschema.compile(speed.schema())
+    for path in sorted((docs / "results").glob("speed*.json")):
+        committed = speed.read(path)
+        check(committed)
+        assert markdown(committed, picture=f"results/{committed['figure']}") in page
 
 
 def test_targets_of_cases_that_ran(result: dict[str, Any]) -> None:

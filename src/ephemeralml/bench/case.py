@@ -48,13 +48,17 @@ class Effort:
 
 @dataclass(slots=True)
 class Case:
-    """One case of the result file. A series or figure that does not exist is null, and `absent` has the reason."""
+    """One case of the result file. A series or figure that does not exist is null, and `absent` has the reason.
+
+    `neighbours` is the share of all CPUs that others took in the second before the case and the one after it.
+    """
 
     title: str
     boundary: dict[str, str]
     series: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     figures: dict[str, float | None] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    neighbours: list[float] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, samples: list[float], unit: str = "ms") -> None:

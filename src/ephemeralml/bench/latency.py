@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
-
-from ephemeralml.bench.case import Bench, BenchError, Case
+from ephemeralml.bench.case import Bench, Case
+from ephemeralml.bench.load import check_vectors
 from ephemeralml.bench.ours import bare_call
 from ephemeralml.bench.peers import INCUMBENT
 from ephemeralml.bench.texts import exact_text
@@ -15,8 +14,6 @@ from ephemeralml.bench.timing import Call, interleave, median_ratio, percentile,
 TOKENS = 9
 _ENGINE, _ENCODE = "engine call fp32", "Encoder.encode fp32"
 _IN_PROCESS, _SEALED, _DIFFERENCE = "in process", "sealed", "difference"
-# What the precision of the package promises of its vectors, wherever they are computed.
-_TOLERANCE = 1e-5
 
 
 def one_text(bench: Bench) -> Case:
@@ -67,12 +64,7 @@ def sealed(bench: Bench) -> Case:
     encoder = bench.ours.fp32
     text = exact_text(TOKENS, bench.ours.count)
     with bench.deployment.serve() as served, served.client() as client:
-        answer = client.embed([text])
-        difference = float(np.abs(answer.vectors[0] - encoder.encode(text)).max())
-        if difference > _TOLERANCE:
-            raise BenchError(
-                f"the enclave's vector differs from the one computed here by {difference:.2g}", code="bench.vectors"
-            )
+        difference = check_vectors(client.embed([text]).vectors, encoder.encode([text]))
         samples = interleave(
             {_IN_PROCESS: lambda: encoder.encode(text), _SEALED: lambda: client.embed([text])},
             rounds=bench.effort.sealed_rounds,

@@ -9,12 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from ephemeralml.bench.case import BenchError
+from ephemeralml.bench.peers import Vectors
 from ephemeralml.client import Client
 from ephemeralml.errors import BusyError
 
 MIXED_CLIENTS: Final = 4
 MOST_TEXTS: Final = 8
+# What the precision of the package promises of its vectors, wherever they are computed.
+_TOLERANCE: Final = 1e-5
+
+
+def check_vectors(vectors: Vectors, expected: Vectors) -> float:
+    """Their largest difference. Raises `BenchError` when the enclave computed something else than this process."""
+    difference = float(np.abs(vectors - expected).max())
+    if not difference <= _TOLERANCE:
+        raise BenchError(
+            f"the enclave's vectors differ from those computed here by {difference:.2g}", code="bench.vectors"
+        )
+    return difference
 
 
 @dataclass(slots=True)
@@ -52,6 +67,7 @@ class Mixed:
                 try:
                     client.embed(chosen)
                 except BusyError as busy:
+                    self._give_back()
                     time.sleep(busy.retry_after)
                     continue
                 end = time.perf_counter()
@@ -60,6 +76,11 @@ class Mixed:
         except Exception as error:  # noqa: BLE001
             self.failures.append(error)
             self.stop.set()
+
+    def _give_back(self) -> None:
+        with self._lock:
+            if self._left is not None:
+                self._left += 1
 
     def _take(self) -> bool:
         with self._lock:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -59,11 +60,20 @@ def git_state(folder: Path = Path(__file__).parents[1]) -> dict[str, Any]:
 def two_cpus() -> Iterator[None]:
     """Keep this process and all it starts to `THREADS` CPUs, where the machine has more."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:THREADS])
+    _keep_to(sorted(before)[:THREADS])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        _keep_to(before)
+
+
+def busy(seconds: float = 1.0) -> float:
+    """Share of all CPUs' time that others take while this process sleeps: what they would take of a measurement too."""
+    before = _cpu_times()
+    time.sleep(seconds)
+    spent = [after - earlier for after, earlier in zip(_cpu_times(), before, strict=True)]
+    # user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)); what guests take is in user already.
+    return 1 - (spent[3] + spent[4]) / max(1, sum(spent))
 
 
 def memory_of(pid: int) -> dict[str, float]:
@@ -71,6 +81,18 @@ def memory_of(pid: int) -> dict[str, float]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     values = dict(line.split(":", 1) for line in lines if ":" in line)
     return {name: int(values[name].split()[0]) * 1024 / 1e6 for name in ("VmHWM", "VmRSS")}
+
+
+def _keep_to(cpus: Iterable[int]) -> None:
+    # All threads: a BLAS started its own when it was imported.
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            os.sched_setaffinity(int(task.name), cpus)
+
+
+def _cpu_times() -> list[int]:
+    with Path("/proc/stat").open() as file:
+        return [int(value) for value in file.readline().split()[1:9]]
 
 
 def _first_cpu() -> dict[str, str]:

@@ -8,7 +8,7 @@ from ephemeralml.bench import texts
 from ephemeralml.bench.case import Bench, Case
 from ephemeralml.bench.deployment import ColdStart
 from ephemeralml.bench.latency import TOKENS
-from ephemeralml.bench.load import MIXED_CLIENTS, MOST_TEXTS, Mixed
+from ephemeralml.bench.load import MIXED_CLIENTS, MOST_TEXTS, Mixed, check_vectors
 from ephemeralml.bench.timing import median
 
 _OPEN = ("fetch_and_decrypt", "load")
@@ -63,7 +63,8 @@ def cold_start(bench: Bench) -> Case:
     deployment = bench.deployment
     for number in range(bench.effort.cold_starts):
         bench.say(f"cold start {number + 1} of {bench.effort.cold_starts}")
-        start, _ = deployment.cold_start([text])
+        start, answer = deployment.cold_start([text])
+        check_vectors(answer.vectors, bench.ours.fp32.encode([text]))
         starts.append(start)
     case.add("ready", [start.ready for start in starts])
     case.add("attested", [start.attested for start in starts])

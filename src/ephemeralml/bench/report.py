@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 Row: TypeAlias = tuple[str, ...]
 
 _SWEEP: Final = "e"
+_NEIGHBOURS: Final = 0.05
 TARGET_HEAD: Final = ("case", "figure", "measured", "target", "")
 SERIES_HEAD: Final = ("series", "median", "p95", "p99", "min", "max", "unit", "n")
 
@@ -53,6 +54,14 @@ def figure_rows(case: Mapping[str, Any]) -> list[Row]:
     return [(name, number(value)) for name, value in case["figures"].items()]
 
 
+def disturbed(result: Mapping[str, Any]) -> str:
+    """A warning where others used the CPUs beside a case: such figures say little, ratios too. Empty when none did."""
+    cases = [letter for letter, case in result["cases"].items() if max(case["neighbours"]) > _NEIGHBOURS]
+    if not cases:
+        return ""
+    return f"Other processes used more than {_NEIGHBOURS:.0%} of the CPUs beside {', '.join(cases)}: do not quote."
+
+
 def absences(case: Mapping[str, Any]) -> list[str]:
     """What could not be measured, those with the same reason together."""
     names: dict[str, list[str]] = {}
@@ -88,6 +97,8 @@ def _sections(result: Mapping[str, Any], picture: str | None) -> Iterator[str]:
     model = result["model"]
     yield f"{headline(result)}\n"
     yield f"Model: {model['name']}, {model['dimension']} dimensions, at most {model['max_sequence_length']} tokens.\n"
+    if warning := disturbed(result):
+        yield f"**{warning}**\n"
     yield "### Targets\n"
     yield from _table(TARGET_HEAD, target_rows(result))
     for letter, case in result["cases"].items():

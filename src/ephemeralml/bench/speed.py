@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from ephemeralml.bench.output import write_whole
 from ephemeralml.bench.soak import soak
 from ephemeralml.bench.targets import judge
 from ephemeralml.errors import ConfigurationError
+from ephemeralml.inference.encoder import WEIGHTS_FILE
 
 SCHEMA_VERSION: Final = 1
 SCHEMA_FILE: Final = Path(__file__).with_name("speed.schema.json")
@@ -114,22 +116,32 @@ def _measure(letter: str, case: Callable[[Bench], Case], bench: Bench) -> dict[s
     # What is loaded stays: the collector need not walk through it in the middle of a call.
     gc.collect()
     gc.freeze()
-    return case(bench).to_json()
+    before = machine.busy()
+    made = case(bench)
+    made.neighbours = [round(share, 3) for share in (before, machine.busy())]
+    return made.to_json()
 
 
 def _describe_model(bench: Bench) -> dict[str, Any]:
     bench.say("loading the model")
     spec = bench.ours.fp32.spec
     return {
-        "name": bench.model.name,
+        # The installed model's folder is called just that, in a package with its name.
+        "name": bench.model.name if bench.model.name != "model" else bench.model.resolve().parent.name,
+        "weights_sha256": _digest(bench.model / WEIGHTS_FILE),
         "architecture": spec.architecture,
         "dimension": spec.dimension,
         "max_sequence_length": spec.max_sequence_length,
         "pooling": spec.pooling,
-        "weights_bytes": (bench.model / "model.safetensors").stat().st_size,
+        "weights_bytes": (bench.model / WEIGHTS_FILE).stat().st_size,
         "precisions": sorted(bench.ours.encoders),
         "precisions_absent": dict(bench.ours.absent),
     }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ephemeralml.bench import limits, texts
 from ephemeralml.bench.case import Bench, Case
 from ephemeralml.bench.latency import TOKENS
-from ephemeralml.bench.load import ask_at_once
+from ephemeralml.bench.load import ask_at_once, check_vectors
 from ephemeralml.bench.ours import flops_per_token
 from ephemeralml.bench.peers import INCUMBENT
 from ephemeralml.bench.timing import Call, interleave, median, median_ratio, ratio_of_medians, significant
@@ -86,6 +86,7 @@ def many_clients(bench: Bench) -> Case:
     with ExitStack() as stack:
         served = stack.enter_context(bench.deployment.serve())
         clients = [stack.enter_context(served.client()) for _ in range(CLIENTS)]
+        check_vectors(clients[0].embed(short).vectors, encoder.encode(short))
         ask_at_once(clients, short, seconds=effort.window_seconds / 4)
         for number in range(effort.windows):
             bench.say(f"window {number + 1} of {effort.windows}")

@@ -17,7 +17,7 @@ Call: TypeAlias = Callable[[], object]
 SETTLE_SECONDS: Final = 0.02
 """Between two cases: threads of the one before stop spinning (a few milliseconds in the runtimes measured)."""
 LEAD_SECONDS: Final = 0.04
-"""Untimed calls before a timed one. After 20 ms of rest a call of 4 ms takes 10, and some eight calls to be 4 again."""
+"""Untimed calls before a timed one. After a rest calls take twice as long, the first eight or so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

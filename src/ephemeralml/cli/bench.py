@@ -53,6 +53,8 @@ def speed(
         for line in words.absences(case):
             console.print(f"not measured: {line}\n", markup=False, highlight=False)
     _show(console, "Targets", words.TARGET_HEAD, words.target_rows(result))
+    if warning := words.disturbed(result):
+        console.print(warning, style="bold", markup=False, highlight=False)
     console.print(f"{missed(result['targets'])} targets missed; all figures: {path}", markup=False, highlight=False)
 
 

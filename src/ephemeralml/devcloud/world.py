@@ -109,7 +109,11 @@ class World:
         self.kms = Process(
             "kms", "run", str(folder / "kms"), "--root", str(self.root), "--port", "0", log=folder / "kms.log"
         )
-        self.kms_url = self.kms.wait_for("serving on").split()[-1]
+        try:
+            self.kms_url = self.kms.wait_for("serving on").split()[-1]
+        except BaseException:
+            self.kms.stop()
+            raise
 
     def environment(self, profile: str) -> dict[str, str]:
         """Our own environment with the credentials of ``owner`` or ``host`` and nobody else's."""
