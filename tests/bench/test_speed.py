@@ -15,7 +15,7 @@ from ephemeralml.bench import latency, machine, output, speed
 from ephemeralml.bench.case import Bench, Case
 from ephemeralml.bench.report import disturbed, markdown, number, target_rows
 from ephemeralml.bench.targets import TARGETS, judge
-from ephemeralml.cli.commands import app
+from ephemeralml.cli.commands import make_app
 from ephemeralml.errors import ConfigurationError
 
 
@@ -23,9 +23,8 @@ from ephemeralml.errors import ConfigurationError
 def result_file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of the command, on a model that takes no time."""
     out = tmp_path_factory.mktemp("bench") / "results"
-    done = CliRunner().invoke(
-        app, ["bench", "speed", "--quick", "--only", "a", "--model", str(tiny_model), "--out", str(out)]
-    )
+    command = ["bench", "speed", "--quick", "--only", "a", "--model", str(tiny_model), "--out", str(out)]
+    done = CliRunner().invoke(make_app(command), command)
     assert done.exit_code == 0, done.output
     assert "bench: case a" in done.stderr
     assert "Encoder.encode over the bare engine call" in done.stdout
@@ -102,7 +101,7 @@ def test_targets_of_cases_that_ran(result: dict[str, Any]) -> None:
 
 
 def test_the_report_is_markdown_with_every_series(result_file: Path, result: dict[str, Any]) -> None:
-    done = CliRunner().invoke(app, ["bench", "report", str(result_file)])
+    done = CliRunner().invoke(make_app(["bench"]), ["bench", "report", str(result_file)])
     assert done.exit_code == 0
     assert done.stdout == markdown(result)
     assert "### (a) One text of 9 tokens, in process" in done.stdout

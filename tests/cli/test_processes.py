@@ -466,7 +466,7 @@ def assert_interrupted(ended: Ended) -> None:
 
 
 def test_ctrl_c_while_the_command_is_imported(start: Start, scratch: Path, tmp_path: Path) -> None:
-    slow = tmp_path / "numpy"
+    slow = tmp_path / "typer"
     slow.mkdir()
     (slow / "__init__.py").write_text("import time\nprint('importing')\ntime.sleep(60)")
     command = start("keygen", scratch / "owner.key", PYTHONPATH=str(tmp_path))
@@ -522,6 +522,16 @@ def test_ctrl_c_while_the_host_serves(world: World, start: Start, scratch: Path)
         assert len(list(scratch.glob("*/*.sock"))) == 2
         ended = command.interrupt()
     assert ended.status == 130
+    assert nothing_left(scratch)
+
+
+def test_ctrl_c_while_the_host_waits_for_kms(world: World, start: Start, scratch: Path, silent: socket.socket) -> None:
+    command = start(*world.host(kms=f"http://127.0.0.1:{port(silent)}"), profile="host")
+    with asked(silent):
+        before = time.monotonic()
+        assert_interrupted(command.interrupt())
+    # With its retries, the question to KMS would go on for half a minute.
+    assert time.monotonic() - before < 15
     assert nothing_left(scratch)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import pytest
@@ -278,3 +279,15 @@ def test_the_tag_table_shows_no_entries() -> None:
     assert list(table) == []
     # cbor2 takes an empty table for none at all.
     assert table
+
+
+def test_an_exception_from_a_signals_handler_is_not_lost_with_a_list() -> None:
+    # cbor2 drops, and prints with the list, what is raised while it asks an abstract base class about one.
+    called: list[str] = []
+    sys.setprofile(lambda frame, _event, _argument: called.append(frame.f_code.co_name))
+    try:
+        data = cbor.encode({"texts": ["a secret", ["another"]]})
+        cbor.decode(data)
+    finally:
+        sys.setprofile(None)
+    assert "__instancecheck__" not in called

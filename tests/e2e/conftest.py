@@ -28,6 +28,7 @@ from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.host.kms import KmsKeyProvider
 from ephemeralml.inference import Encoder
+from ephemeralml.inference.convert import convert_weights
 from ephemeralml.package import DataKey, FolderSource, Manifest, generate_owner_key, pack
 from ephemeralml.package.model import CONFIG_FILES, read_model_spec
 from ephemeralml.session.transport import Address
@@ -104,7 +105,12 @@ def _direct(address: Address) -> Address:
 
 @contextmanager
 def deployment(
-    folder: Path, model: Path, limits: dict[str, int], *, tap: Callable[[Address], Address] = _direct
+    folder: Path,
+    model: Path,
+    limits: dict[str, int],
+    *,
+    tap: Callable[[Address], Address] = _direct,
+    precision: str = "fp32",
 ) -> Iterator[Deployment]:
     """`tap` may put something of the test's own on each of the host's connections."""
     root = DevelopmentRoot.create()
@@ -132,8 +138,11 @@ def deployment(
             owner_key=owner_key,
             version=1,
             keys=keys,
-            spec=read_model_spec(files),
+            spec=read_model_spec(files, precision=precision),
             model_id="tiny",
+            replaced={
+                "model.safetensors": convert_weights((model / "model.safetensors").read_bytes(), precision=precision)
+            },
         )
         command = [sys.executable, "-c", _HOST, str(services), str(tap(listen)), str(folder / "package")]
         command.append(str(tap(Address.parse(kms.url.replace("http", "tcp")))).replace("tcp", "http"))
@@ -148,7 +157,7 @@ def deployment(
                 extra_roots=[root.der],
             ),
             address="",
-            encoder=Encoder.from_folder(model),
+            encoder=Encoder.from_folder(model, precision=precision),
             owner=owner,
             package=folder / "package",
             enclave=enclave,

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import OWNER, make_manifest
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import KeyReleaseError
-from ephemeralml.host import services as module
+from ephemeralml.host import kms as module
 from ephemeralml.host.kms import ReleasedKey
 from ephemeralml.host.services import Services
 from ephemeralml.package import ArtifactSource, FolderSource
@@ -130,6 +131,22 @@ def test_key_is_asked_of_kms_as_the_enclave_said(host: Host, monkeypatch: pytest
             "attestation_document": b"document",
         },
     ]
+
+
+def test_a_prepared_client_is_the_one_that_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifest.cose").write_bytes(make_manifest().sign(OWNER))
+
+    async def on_state(*_: str) -> None:
+        raise AssertionError
+
+    with kms(monkeypatch, lambda: ReleasedKey(ARN, b"sealed")) as seen:
+        services = Services(FolderSource(tmp_path), kms_endpoint=None, on_state=on_state)
+        services.prepare()
+        services.prepare()
+        assert seen == [{"region": "us-east-1", "endpoint_url": None}]
+        # Nothing to prepare for is no failure: the enclave's own question says what is wrong.
+        Services(FolderSource(tmp_path / "none"), kms_endpoint=None, on_state=on_state).prepare()
+    assert len(seen) == 1
 
 
 def test_a_refusal_of_kms_is_passed_on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,3 +317,20 @@ def test_memory_is_bounded(run: Run, model: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_contents_in_place_of_the_folder_s(run: Run, model: Path, out: Path, keys: Keys) -> None:
+    kept = (model / "model.safetensors").read_bytes()
+    manifest = run(replaced={"model.safetensors": b"converted"})
+    opened = open_package(manifest, source=FolderSource(out), dek=keys.dek)
+    assert bytes(opened["model.safetensors"]) == b"converted"
+    assert bytes(opened["config.json"]) == (model / "config.json").read_bytes()
+    assert manifest.artifact("model.safetensors").size == len(b"converted")
+    assert (model / "model.safetensors").read_bytes() == kept
+
+
+def test_only_files_of_a_package_are_replaced(run: Run, out: Path, keys: Keys) -> None:
+    with pytest.raises(ValueError, match="replaced"):
+        run(replaced={"pytorch_model.bin": b""})
+    assert not out.exists()
+    assert not keys.contexts

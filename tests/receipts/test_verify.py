@@ -217,6 +217,8 @@ NITRO = {f"pcr{index}": PCRS[index] for index in (0, 1, 2)}
         ({"model_hash_scheme": "sha256-single"}, "MODEL_HASH_SCHEME_MISMATCH"),
         ({"model_id": "all-MiniLM-L12-v2"}, "MODEL_ID_MISMATCH"),
         ({"model_version": "03"}, "MODEL_VERSION_MISMATCH"),
+        ({"model_version": "3+fp32"}, "MODEL_VERSION_MISMATCH"),
+        ({"model_version": "3+int8"}, "MODEL_VERSION_MISMATCH"),
         ({"eat_nonce": None}, "NONCE_MISSING"),
         ({"security_mode": "production"}, "SECURITY_MODE_MISMATCH"),
     ],

@@ -114,10 +114,14 @@ class Bench:
         """The others. Large: cases that do not compare leave them unloaded."""
         return load_peers(Setting(self.model, self.ours.fp32.spec, self.scratch), say=self.say)
 
+    def deployment_in(self, precision: str) -> Deployment:
+        """One more, of a package in this precision; it lasts until the run ends."""
+        self.say(f"starting a KMS and packing the model in {precision}")
+        folder = self.scratch / precision
+        folder.mkdir()
+        return self._stack.enter_context(Deployment(folder, self.model, precision=precision))
+
     @cached_property
     def deployment(self) -> Deployment:
-        """Owner, KMS and package, ready to serve."""
-        self.say("starting a KMS and packing the model")
-        folder = self.scratch / "world"
-        folder.mkdir()
-        return self._stack.enter_context(Deployment(folder, self.model))
+        """Owner, KMS and an fp32 package, ready to serve."""
+        return self.deployment_in("fp32")

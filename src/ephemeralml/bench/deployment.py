@@ -51,7 +51,8 @@ class ColdStart:
 class Deployment:
     """A KMS that runs, a package for it, and the policy of its clients; `serve` starts a host. A context manager."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, model: Path, *, precision: str = "fp32") -> None:
+        self._precision = precision
         self._world = World(folder)
         try:
             self._prepare(model)
@@ -80,6 +81,7 @@ class Deployment:
         run(
             *("pack", str(model), str(here / "package"), "--key", str(here / "owner.key"), "--version", "1"),
             *("--model-id", _MODEL_ID, "--kms-key", key, "--kms-endpoint", world.kms_url),
+            *("--precision", self._precision),
             environment=world.environment("owner"),
         )
         policy = here / "policy.json"

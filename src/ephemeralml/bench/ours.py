@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ephemeralml.inference import Encoder
 from ephemeralml.package.model import read_json_object
 
 PRECISIONS: Final = ("fp32", "bf16", "int8")
-"""What is asked for; what an `Encoder` of this release or on this CPU does not offer is null with the reason."""
+"""What is asked for; what an `Encoder` does not offer, here or at all, is null with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +30,11 @@ class Ours:
         """Raises `ModelError` when even fp32 does not load."""
         encoders = {"fp32": Encoder.from_folder(folder, threads=THREADS)}
         absent: dict[str, str] = {}
-        offered = "precision" in inspect.signature(Encoder.from_folder).parameters
         for precision in PRECISIONS[1:]:
-            if not offered:
-                absent[precision] = "this release's Encoder has one precision, fp32"
-                continue
-            load: Callable[..., Encoder] = Encoder.from_folder
             try:
-                encoders[precision] = load(folder, threads=THREADS, precision=precision)
-            except (EphemeralMLError, ValueError) as error:
+                encoders[precision] = Encoder.from_folder(folder, threads=THREADS, precision=precision)
+            # An engine that is not installed is no error of ours.
+            except (EphemeralMLError, ImportError) as error:
                 absent[precision] = str(error)
         return cls(encoders, absent)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from ephemeralml.bench import texts
 from ephemeralml.bench.case import Bench, Case
-from ephemeralml.bench.deployment import ColdStart
+from ephemeralml.bench.deployment import ColdStart, Deployment
 from ephemeralml.bench.latency import TOKENS
 from ephemeralml.bench.load import MIXED_CLIENTS, MOST_TEXTS, Mixed, check_vectors
 from ephemeralml.bench.timing import median
@@ -26,22 +27,30 @@ def memory(bench: Bench) -> Case:
             "after requests": f"after {requests} requests of 1 to {MOST_TEXTS} mixed texts by {MIXED_CLIENTS} clients",
         },
     )
+    pool = texts.mixed_texts(bench.ours.count)
+    for precision in bench.ours.encoders:
+        deployment = bench.deployment if precision == "fp32" else bench.deployment_in(precision)
+        loaded, worked = _memory_of(deployment, pool, requests)
+        for name in ("VmHWM", "VmRSS"):
+            case.figure(f"{precision} {name} after load, MB", loaded[name])
+            case.figure(f"{precision} {name} after requests, MB", worked[name])
+        case.figure(f"peak_mb_{precision}", worked["VmHWM"])
+    for precision, reason in bench.ours.absent.items():
+        case.no_figure(f"peak_mb_{precision}", reason)
+    return case
+
+
+def _memory_of(deployment: Deployment, pool: Sequence[str], requests: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Of an enclave started now: when it is ready, and when it has served."""
     with ExitStack() as stack:
-        served = stack.enter_context(bench.deployment.serve())
+        served = stack.enter_context(deployment.serve())
         loaded = served.memory()
         clients = [stack.enter_context(served.client()) for _ in range(MIXED_CLIENTS)]
-        mixed = Mixed(texts.mixed_texts(bench.ours.count))
+        mixed = Mixed(pool)
         for thread in mixed.run(clients, requests=requests):
             thread.join()
         mixed.check()
-        worked = served.memory()
-    for name in ("VmHWM", "VmRSS"):
-        case.figure(f"{name} after load, MB", loaded[name])
-        case.figure(f"{name} after requests, MB", worked[name])
-    case.figure("peak_mb_fp32", worked["VmHWM"])
-    case.no_figure("peak_mb_int8", "packages of this release are fp32")
-    case.details["requests"] = len(mixed.answered)
-    return case
+        return loaded, served.memory()
 
 
 def cold_start(bench: Bench) -> Case:

@@ -134,7 +134,8 @@ def _describe_model(bench: Bench) -> dict[str, Any]:
         "max_sequence_length": spec.max_sequence_length,
         "pooling": spec.pooling,
         "weights_bytes": (bench.model / WEIGHTS_FILE).stat().st_size,
-        "precisions": sorted(bench.ours.encoders),
+        # What each package's precision ran in on this CPU.
+        "precisions": {asked: encoder.precision for asked, encoder in bench.ours.encoders.items()},
         "precisions_absent": dict(bench.ours.absent),
     }
 

@@ -12,9 +12,9 @@ def main() -> None:
     # Usage errors, --help and exit statuses are typer's to end with; what remains is ours.
     try:
         # Half a second of imports, in which a Ctrl-C is to be as quiet as later.
-        from ephemeralml.cli.commands import app  # noqa: PLC0415
+        from ephemeralml.cli.commands import make_app  # noqa: PLC0415
 
-        app()
+        make_app(sys.argv[1:])()
         status = 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -1,28 +1,49 @@
-"""Every command under its name."""
+"""Every command under its name; only the one that is wanted is imported, since a cold start waits for it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
 import typer
 
-from ephemeralml.cli import bench, embed, enclave, host, inspect, kms, owner, policy, verify
-from ephemeralml.cli.demo import demo
+_COMMANDS: Final = {
+    "demo": "demo:demo",
+    "keygen": "owner:keygen",
+    "pack": "owner:pack_model",
+    "inspect": "inspect:inspect",
+    "policy": "policy:app",
+    "enclave": "enclave:app",
+    "host": "host:app",
+    "kms": "kms:app",
+    "embed": "embed:embed",
+    "verify": "verify:verify",
+    "bench": "bench:app",
+}
 
-app = typer.Typer(
-    name="ephemeralml",
-    help="Confidential embeddings: sealed to an attested enclave, answered with a signed receipt.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("demo")(demo)
-app.command("keygen")(owner.keygen)
-app.command("pack")(owner.pack_model)
-app.command("inspect")(inspect.inspect)
-app.add_typer(policy.app, name="policy")
-app.add_typer(enclave.app, name="enclave")
-app.add_typer(host.app, name="host")
-app.add_typer(kms.app, name="kms")
-app.command("embed")(embed.embed)
-app.command("verify")(verify.verify)
-app.add_typer(bench.app, name="bench")
+
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    """The command line for these arguments: the command they begin with, or else all of them."""
+    app = typer.Typer(
+        name="ephemeralml",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    # A callback of its own keeps an application of one command from becoming that command.
+    app.callback(help="Confidential embeddings: sealed to an attested enclave, answered with a signed receipt.")(_start)
+    first = arguments[0] if arguments else ""
+    for name in [first] if first in _COMMANDS else _COMMANDS:
+        module, attribute = _COMMANDS[name].split(":")
+        command = getattr(import_module(f"ephemeralml.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _start() -> None:
+    """Nothing precedes a command."""

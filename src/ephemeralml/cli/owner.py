@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from ephemeralml.errors import ModelError
 from ephemeralml.package import generate_owner_key, load_owner_key, pack, read_model_spec
 from ephemeralml.package.model import CONFIG_FILES
 
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
+_WEIGHTS = "model.safetensors"
+
+
+class Precision(StrEnum):
+    """What a package may be packed in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
 
 
 def keygen(
@@ -38,6 +49,7 @@ def pack_model(
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
     model_id: Annotated[str | None, typer.Option(help="Name in manifest and receipts; default: the folder's.")] = None,
     license_: Annotated[str, typer.Option("--license", help="The weights' license, an SPDX identifier.")] = "unknown",
+    precision: Annotated[Precision, typer.Option(help="What the weights become, and what runs.")] = Precision.FP32,
 ) -> None:
     """Encrypt and sign a model folder.
 
@@ -46,7 +58,8 @@ def pack_model(
     from ephemeralml.host.kms import KmsKeyProvider  # noqa: PLC0415 - boto3 takes a third of a second
 
     owner_key = load_owner_key(key)
-    spec = read_model_spec(_configs(folder))
+    spec = read_model_spec(_configs(folder), precision=precision.value)
+    replaced = {} if precision is Precision.FP32 else {_WEIGHTS: _converted(folder / _WEIGHTS, precision.value)}
     columns = (TextColumn("encrypting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -61,9 +74,11 @@ def pack_model(
             model_id=model_id or folder.resolve().name,
             license=license_,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            replaced=replaced,
         )
     size = sum(artifact.ciphertext_size for artifact in manifest.artifacts)
     print(f"packed {manifest.model_id} version {manifest.version}: {len(manifest.artifacts)} artifacts, {size:,} bytes")
+    print(f"precision    {manifest.spec.precision}")
     print(f"model digest {manifest.digest.hex()}")
 
 
@@ -74,3 +89,13 @@ def _configs(folder: Path) -> dict[str, bytes]:
         if path.is_file() and path.stat().st_size <= _MAX_CONFIG_BYTES:
             found[name] = path.read_bytes()
     return found
+
+
+def _converted(path: Path, precision: str) -> bytes:
+    from ephemeralml.inference.convert import convert_weights  # noqa: PLC0415 - only here does packing need it
+
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}", code="model.missing") from error
+    return convert_weights(raw, precision=precision)

@@ -8,7 +8,7 @@ one encoding. `decode_foreign` reads well-formed CBOR written by others (AWS cha
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
 import cbor2
@@ -22,6 +22,12 @@ MAX_BYTES = 16 * 1024 * 1024
 # Decoding costs by the item, and integer keys chosen to collide cost their square.
 MAX_ITEMS = 4096
 
+# Left to itself, cbor2 asks an abstract base class what a list is; an exception that a signal's handler raises in there
+# (Ctrl-C) is lost, and printed with the list: with the texts.
+_ENCODERS: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {
+    list: lambda encoder, items: encoder.encode_array(items)
+}
+
 _SCALARS = frozenset({bytes, str, bool, type(None)})
 _UINT64 = 2**64
 
@@ -30,14 +36,14 @@ def _refuse(code: str, message: str) -> NoReturn:
     raise CodecError(message, code=f"cbor.{code}")
 
 
-class _NoTags(Mapping[int, Callable[[Any, bool], Any]]):
-    """Answers for every tag number, so that no tag reaches cbor2's own interpretations (dates, regexes, references)."""
+class _NoTags(dict[int, Callable[[Any, bool], Any]]):
+    """Answers for every tag number, so that no tag reaches cbor2's own interpretations (dates, regexes, references).
 
-    def __getitem__(self, tag: int) -> Callable[[Any, bool], Any]:
+    A dict, as in `_ENCODERS`: of another mapping, cbor2 would ask an abstract base class.
+    """
+
+    def __missing__(self, tag: int) -> Callable[[Any, bool], Any]:
         return lambda *_: _refuse("tag", f"tag {tag} is not allowed")
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(())
 
     def __len__(self) -> int:
         return 1
@@ -78,7 +84,7 @@ def _normal(value: object, depth: int) -> Value:
 def encode(value: object) -> bytes:
     """Deterministic encoding. Raises `CodecError` for a type, integer or depth outside the subset."""
     try:
-        return cbor2.dumps(_normal(value, 0))
+        return cbor2.dumps(_normal(value, 0), encoders=_ENCODERS)
     except UnicodeError:
         _refuse("text", "text is not valid Unicode")
 
@@ -131,7 +137,7 @@ def decode(data: bytes, *, limit: int = MAX_BYTES) -> Value:
     """Decode deterministic CBOR of at most `limit` bytes. Raises `CodecError` for anything `encode` would not write."""
     value = _normal(_read(data, limit, indefinite=False), 0)
     # One comparison covers non-minimal lengths, key order and every other second spelling.
-    if cbor2.dumps(value) != data:
+    if cbor2.dumps(value, encoders=_ENCODERS) != data:
         _refuse("order", "not the deterministic encoding of its value")
     return value
 

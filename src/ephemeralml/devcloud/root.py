@@ -155,11 +155,18 @@ class DevelopmentRoot:
         pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with (path / CERTIFICATE_FILE).open("xb") as file:
-                file.write(self.der)
-            descriptor = os.open(path / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
+            made = []
+            try:
+                # The certificate last: whoever finds it takes the root for whole.
+                for name, content, mode in ((KEY_FILE, pem, 0o600), (CERTIFICATE_FILE, self.der, 0o644)):
+                    descriptor = os.open(path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+                    made.append(path / name)
+                    with os.fdopen(descriptor, "wb") as file:
+                        file.write(content)
+            except BaseException:
+                for file_made in made:
+                    file_made.unlink()
+                raise
         except OSError as error:
             raise ConfigurationError(
                 f"development root: cannot save into {path}: {error.strerror}", code="development_root.save"

@@ -26,7 +26,7 @@ def main() -> int:
     """Boot, serve, and say on the console only states and codes. Returns the exit status."""
     # Texts and keys live in this memory: no core file may hold them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.excepthook = threading.excepthook = _print_nothing
+    sys.excepthook = threading.excepthook = sys.unraisablehook = _print_nothing
     parser = argparse.ArgumentParser(prog="ephemeralml.enclave")
     parser.add_argument("--configuration", type=Path, required=True)
     parser.add_argument("--listen", required=True)

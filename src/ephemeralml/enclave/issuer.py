@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from ephemeralml.enclave.boot import Booted
 from ephemeralml.receipts import Claims, EnclaveMeasurements, issue_receipt
+from ephemeralml.receipts.version import receipt_version
 
 _DEBUG_PCR0 = bytes(48)
 _MEASURED = (0, 1, 2, 3, 4, 8)
@@ -33,6 +34,7 @@ class Issuer:
         self._security_mode = "production" if production else "evaluation"
         self._policy_version = f"sha256:{booted.configuration.digest.hex()}"
         self._model_digest = booted.manifest.digest
+        self._model_version = receipt_version(booted.manifest, booted.encoder.precision)
 
     def issue(
         self,
@@ -52,7 +54,7 @@ class Issuer:
             cti=uuid.uuid4().bytes,
             eat_nonce=nonce,
             model_id=manifest.model_id,
-            model_version=str(manifest.version),
+            model_version=self._model_version,
             model_hash=self._model_digest,
             request_hash=sha256(request).digest(),
             response_hash=sha256(response).digest(),

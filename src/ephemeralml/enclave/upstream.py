@@ -17,6 +17,7 @@ from ephemeralml.session.transport import Address, connect
 _LENGTH = struct.Struct(">I")
 # A release goes to KMS and back, with the host's retries.
 _TIMEOUT_SECONDS = 60.0
+_RECEIVE_BYTES = 256 * 1024
 
 
 class Upstream:
@@ -60,7 +61,7 @@ class Upstream:
 
             def read(size: int) -> bytes:
                 try:
-                    return connection.recv(size)
+                    return connection.recv(min(size, _RECEIVE_BYTES))
                 except OSError as error:
                     raise TransportError(
                         f"the host stopped sending {name}: {error.strerror or error}", code="transport.closed"

@@ -67,6 +67,8 @@ async def run_host(
             stack.push_async_callback(relay.close)
             stack.callback(relay_server.close)
             process = await _launch(plan.launch)
+            preparing = asyncio.get_running_loop().run_in_executor(None, services.prepare)
+            stack.callback(preparing.cancel)
             try:
                 await _until_stopped(process, booted, lambda stages: on_ready(bound, stages))
             finally:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import CodecError, EphemeralMLError, TransportError
-from ephemeralml.host.kms import KmsClient, key_region
-from ephemeralml.package import ArtifactSource
+from ephemeralml.package import ArtifactSource, Manifest
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, failure, malformed, success
 from ephemeralml.session.limits import WRITE_BYTES
+
+if TYPE_CHECKING:
+    from ephemeralml.host.kms import KmsClient
 
 _LENGTH = struct.Struct(">I")
 _ASK_SECONDS = 10
 _SEND_SECONDS = 60
-# An artifact is read from disk in pieces of this size, a few times what one write carries.
-_READ_BYTES = 4 * WRITE_BYTES
+# An artifact is read from disk in pieces of this size, many times what one write carries.
+_READ_BYTES = 16 * WRITE_BYTES
 
 OnState = Callable[[str, str, str], Awaitable[None]]
 
@@ -30,6 +35,22 @@ class Services:
         self._source = source
         self._kms_endpoint = kms_endpoint
         self._on_state = on_state
+        self._kms: dict[str, KmsClient] = {}
+
+    def prepare(self) -> None:
+        """Make the client of the package's KMS, a third of a second's work, before the enclave asks for its key."""
+        # Whatever is wrong here is said when the enclave asks.
+        with suppress(EphemeralMLError):
+            self._client(Manifest.verify(self._source.manifest(), owner=None).key.key_arn)
+
+    def _client(self, key_arn: str) -> KmsClient:
+        # boto3 takes long to import, and an enclave boots meanwhile.
+        from ephemeralml.host.kms import KmsClient, key_region  # noqa: PLC0415
+
+        region = key_region(key_arn)
+        if region not in self._kms:
+            self._kms[region] = KmsClient(region=region, endpoint_url=self._kms_endpoint)
+        return self._kms[region]
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: one question, one answer."""
@@ -63,7 +84,7 @@ class Services:
             case {"ask": Ask.ARTIFACT, "name": str(name)}:
                 await self._feed(name, writer)
             case {"ask": Ask.KEY}:
-                await _reply(writer, await asyncio.to_thread(self._release, KeyAsk.from_map(value)))
+                await _reply(writer, await _in_own_thread(partial(self._release, KeyAsk.from_map(value))))
             case {"ask": Ask.STATE, "state": str(state), "code": str(code), "message": str(message)}:
                 await _reply(writer, success())
                 await self._on_state(state, code, message)
@@ -81,8 +102,7 @@ class Services:
                         await writer.drain()
 
     def _release(self, ask: KeyAsk) -> bytes:
-        client = KmsClient(region=key_region(ask.key_arn), endpoint_url=self._kms_endpoint)
-        released = client.decrypt_for_recipient(
+        released = self._client(ask.key_arn).decrypt_for_recipient(
             key_arn=ask.key_arn,
             wrapped_dek=ask.wrapped_dek,
             encryption_context=ask.encryption_context,
@@ -92,6 +112,28 @@ class Services:
             key_arn=released.key_arn,
             ciphertext_for_recipient=released.ciphertext_for_recipient,
         )
+
+
+async def _in_own_thread(work: Callable[[], bytes]) -> bytes:
+    """As `asyncio.to_thread`, but a process that ends does not wait for it: a silent KMS takes half a minute."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(settle: Callable[[], None]) -> None:
+        # Nobody listens any more once the loop is closed.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: None if done.done() else settle())
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001
+            tell(partial(done.set_exception, error))
+        else:
+            tell(partial(done.set_result, result))
+
+    threading.Thread(target=run, name="kms", daemon=True).start()
+    return await done
 
 
 async def _reply(writer: asyncio.StreamWriter, message: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Final, Self, TypeAlias
 import numpy as np
 
 from ephemeralml.errors import BusyError, EphemeralMLError, RequestError
-from ephemeralml.inference.encoder import TOKENS_PER_RUN, Encoder, group_by_length
+from ephemeralml.inference.encoder import Encoder
 from ephemeralml.inference.weights import Array
 from ephemeralml.texts import check_texts
 
@@ -144,7 +144,7 @@ class Batcher:
     def _work(self) -> None:
         while self._wait():
             taken, ids = self._take_round()
-            for rows in group_by_length([len(tokens) for tokens in ids]):
+            for rows in self._encoder.group([len(tokens) for tokens in ids]):
                 self._run([taken[row] for row in rows], [ids[row] for row in rows])
         for job in [job for queue in self._sessions.values() for job in queue.jobs]:
             self._settle(job, BusyError("the encoder is shutting down", code="busy.closed"))
@@ -158,7 +158,7 @@ class Batcher:
         """One text of each session in turn until the budget is met, and their token ids."""
         taken: list[_Text] = []
         ids: list[list[int]] = []
-        budget = TOKENS_PER_RUN
+        budget = self._encoder.tokens_per_run
         while budget > 0 and (text := self._next_text()):
             job, position = text
             budget -= len(job.texts[position]) // _CHARACTERS_PER_TOKEN

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ephemeralml.errors import ModelError
 from ephemeralml.inference.bert import BertConfig, build_graph
-from ephemeralml.inference.engine import Engine
+from ephemeralml.inference.convert import convert_weights
+from ephemeralml.inference.grid import TOKENS_PER_CALL, Grid
 from ephemeralml.inference.tokenizer import Tokenizer
 from ephemeralml.inference.weights import Array, Weights
 from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, private_memory, read_json_object, read_model_spec
@@ -25,20 +27,32 @@ _MAX_PADDING: Final = 2
 _MAX_TOKENIZER_BYTES: Final = 64 << 20
 
 
+class _Engine(Protocol):
+    @property
+    def precision(self) -> str: ...
+
+    def run(self, ids: npt.NDArray[np.int32], mask: npt.NDArray[np.int32]) -> Array: ...
+
+
 class Encoder:
     """A BERT-family sentence-transformers model on the CPU. Thread-safe.
 
-    A text's vector does not depend on what it is batched with, to 1e-5.
+    In fp32 a text's vector does not depend on what it is batched with, to 1e-5. `grid`: the only shapes the engine is
+    to see.
     """
 
-    def __init__(self, *, spec: ModelSpec, tokenizer: Tokenizer, engine: Engine) -> None:
+    def __init__(self, *, spec: ModelSpec, tokenizer: Tokenizer, engine: _Engine, grid: Grid | None = None) -> None:
         self.spec = spec
         self._tokenizer = tokenizer
         self._engine = engine
+        self._grid = grid
 
     @classmethod
-    def from_folder(cls, path: str | PathLike[str], *, threads: int | None = None) -> Encoder:
-        """Load a folder as sentence-transformers writes it. Raises `ModelError` naming the file that is at fault."""
+    def from_folder(cls, path: str | PathLike[str], *, precision: str = "fp32", threads: int | None = None) -> Encoder:
+        """Load a folder as sentence-transformers writes it, as a package packed in `precision` would run.
+
+        Raises `ModelError` naming the file that is at fault.
+        """
         folder = Path(path)
         if not folder.is_dir():
             raise ModelError(f"no model folder at {folder}", code="model.missing")
@@ -47,7 +61,10 @@ class Encoder:
             files: dict[str, Buffer] = {name: _read(folder / name) for name in names}
         except OSError as error:
             raise ModelError(f"cannot read {error.filename}: {error.strerror}", code="model.missing") from error
-        return cls.from_buffers(files, spec=read_model_spec(files), threads=threads)
+        spec = read_model_spec(files, precision=precision)
+        if precision != "fp32" and WEIGHTS_FILE in files:
+            files[WEIGHTS_FILE] = convert_weights(files[WEIGHTS_FILE], precision=precision)
+        return cls.from_buffers(files, spec=spec, threads=threads)
 
     @classmethod
     def from_buffers(cls, files: Mapping[str, Buffer], *, spec: ModelSpec, threads: int | None = None) -> Encoder:
@@ -63,13 +80,33 @@ class Encoder:
         if spec.dimension != config.hidden_size or spec.max_sequence_length > config.max_position_embeddings:
             raise ModelError("config.json does not fit the model's specification", code="model.config")
         tokenizer = Tokenizer(files, max_length=spec.max_sequence_length, vocab_size=config.vocab_size)
-        graph = build_graph(config, spec, Weights(files[WEIGHTS_FILE]))
-        return cls(spec=spec, tokenizer=tokenizer, engine=Engine(graph, threads=threads))
+        weights = Weights(files[WEIGHTS_FILE])
+        # Each engine is a large library: only the one that runs is loaded.
+        if spec.precision == "fp32":
+            from ephemeralml.inference.engine import Engine  # noqa: PLC0415
+
+            engine = Engine(build_graph(config, spec, weights), threads=threads)
+            return cls(spec=spec, tokenizer=tokenizer, engine=engine)
+        from ephemeralml.inference.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+        narrow = OpenVinoEngine(config, spec, weights, threads=threads)
+        return cls(spec=spec, tokenizer=tokenizer, engine=narrow, grid=narrow.grid)
 
     @property
     def dimension(self) -> int:
         """The length of a vector."""
         return self.spec.dimension
+
+    @property
+    def precision(self) -> str:
+        """What the engine runs in: ``fp32``, ``bf16`` or ``int8``; receipts name it."""
+        return self._engine.precision
+
+    @property
+    def tokens_per_run(self) -> int:
+        """Tokens that fill an engine call."""
+        # Packed rows are never quite full: more than this would spill into a second call.
+        return TOKENS_PER_RUN if self._grid is None else TOKENS_PER_CALL * 9 // 10
 
     @property
     def max_sequence_length(self) -> int:
@@ -93,7 +130,7 @@ class Encoder:
     def run(self, ids: Sequence[Sequence[int]]) -> Array:
         """Vectors of what `tokenize` gave: float32 (texts, dimension), order kept."""
         vectors = np.empty((len(ids), self.dimension), np.float32)
-        for rows in group_by_length([len(tokens) for tokens in ids]):
+        for rows in self.group([len(tokens) for tokens in ids]):
             shape = len(rows), len(ids[rows[-1]])
             padded, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
             for row, index in enumerate(rows):
@@ -101,6 +138,10 @@ class Encoder:
                 mask[row, : len(ids[index])] = 1
             vectors[rows] = self._engine.run(padded, mask)
         return vectors
+
+    def group(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of texts that share an engine call, ascending in length."""
+        return group_by_length(lengths) if self._grid is None else self._grid.group(lengths)
 
 
 def _read(path: Path) -> Buffer:

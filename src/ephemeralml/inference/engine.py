@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ class Engine:
     The runtime works on the weights where they lie, but for the matrices, which it packs for its kernels: their memory
     is given back (`Weights.release`). Raises `ModelError` when the runtime refuses the graph.
     """
+
+    precision: Final = "fp32"
 
     def __init__(self, graph: Graph, *, threads: int | None = None) -> None:
         options = ort.SessionOptions()

@@ -11,7 +11,7 @@ import math
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -73,15 +73,7 @@ class Weights:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
         """The tensor as float32 of exactly `shape`: a view for F32, a converted copy for F16 and BF16."""
-        if name not in self._entries:
-            raise ModelError(f"model.safetensors has no tensor {name!r:.200}", code="model.weights")
-        entry = self._entries[name]
-        if entry.shape != shape:
-            raise ModelError(
-                f"model.safetensors: {name!r:.200} has shape {entry.shape!r:.100}, config.json asks for {shape}",
-                code="model.weights",
-            )
-        raw = self._data[entry.begin : entry.end]
+        entry, raw = self._find(name, shape)
         if entry.dtype == "F32":
             # Unaligned data is legal in the format, not in the engine.
             return np.require(np.frombuffer(raw, "<f4"), requirements="A").reshape(shape)
@@ -90,6 +82,38 @@ class Weights:
         if entry.dtype == "BF16":
             return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
         raise UnsupportedModelError(f"unsupported weight type: {entry.dtype}", code="model.unsupported.dtype")
+
+    def stored(self, name: str, shape: tuple[int, ...], *, dtype: str) -> npt.NDArray[Any]:
+        """A view of a BF16 or I8 tensor as the file has it: uint16 (the upper half of a float32) or int8."""
+        entry, raw = self._find(name, shape)
+        if entry.dtype != dtype:
+            raise ModelError(
+                f"model.safetensors: {name!r:.200} is {entry.dtype}, the package's precision asks for {dtype}",
+                code="model.weights",
+            )
+        return np.require(np.frombuffer(raw, {"BF16": "<u2", "I8": "i1"}[dtype]), requirements="A").reshape(shape)
+
+    def described(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of every tensor, in the order of their data."""
+        entries = sorted(self._entries.items(), key=lambda item: item[1].begin)
+        return {name: (entry.dtype, entry.shape) for name, entry in entries}
+
+    def _find(self, name: str, shape: tuple[int, ...]) -> tuple[_Entry, memoryview]:
+        if name not in self._entries:
+            raise ModelError(f"model.safetensors has no tensor {name!r:.200}", code="model.weights")
+        entry = self._entries[name]
+        if entry.shape != shape:
+            raise ModelError(
+                f"model.safetensors: {name!r:.200} has shape {entry.shape!r:.100}, config.json asks for {shape}",
+                code="model.weights",
+            )
+        return entry, self._data[entry.begin : entry.end]
+
+
+def encoder_prefix(weights: Weights) -> str:
+    """What stands before the encoder's names in files saved as BertModel, under a task's head, or wrapped once more."""
+    probe = "embeddings.word_embeddings.weight"
+    return next((prefix for prefix in ("", "bert.", "model.") if prefix + probe in weights), "")
 
 
 def _read_entries(header: bytes, size: int) -> Mapping[str, _Entry]:

@@ -33,14 +33,17 @@ MAX_SEQUENCE_LENGTH = 8192
 ARCHITECTURES = frozenset({"BertModel", "BertForMaskedLM", "BertForPreTraining"})
 """Values of config.json's ``architectures`` whose encoder is a plain BertModel (BERT, MiniLM, BGE, E5, GTE)."""
 ACTIVATIONS = frozenset({"gelu", "gelu_new", "gelu_pytorch_tanh", "relu"})
+PRECISIONS: Mapping[str, tuple[str, ...]] = {"fp32": ("fp32",), "bf16": ("bf16", "fp32"), "int8": ("int8",)}
+"""What a package may be, and as what each may run: bf16 weights are computed in fp32 where the CPU has no AMX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """How to turn token states into a vector; part of the signed manifest, fixed when the model is packed.
 
-    ``max_sequence_length`` counts tokens, special ones included. Raises `UnsupportedModelError` for a value that this
-    release does not run, so that a manifest from a newer one is refused by name.
+    ``max_sequence_length`` counts tokens, special ones included; ``precision`` is one of `PRECISIONS`. Raises
+    `UnsupportedModelError` for a value that this release does not run, so that a manifest from a newer one is refused
+    by name.
     """
 
     architecture: str
@@ -53,7 +56,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _require(self.architecture == "BertModel", "architecture", self.architecture)
         _require(self.pooling in ("mean", "cls"), "pooling", self.pooling)
-        _require(self.precision == "fp32", "precision", self.precision)
+        _require(self.precision in PRECISIONS, "precision", self.precision)
         _require(3 <= self.max_sequence_length <= MAX_SEQUENCE_LENGTH, "sequence length", self.max_sequence_length)
         _require(1 <= self.dimension <= MAX_DIMENSION, "dimension", self.dimension)
 
@@ -63,11 +66,12 @@ def private_memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def read_model_spec(files: Mapping[str, Buffer]) -> ModelSpec:
+def read_model_spec(files: Mapping[str, Buffer], *, precision: str = "fp32") -> ModelSpec:
     """Read the spec from a folder's `CONFIG_FILES`, with sentence-transformers' own defaults for those absent.
 
-    Without modules.json that is mean pooling and no normalisation. Raises `UnsupportedModelError` naming what this
-    release does not run, and `ModelError` naming the file that is missing or malformed.
+    `precision` is the packer's choice: nothing in the folder says it. Without modules.json the rest is mean pooling and
+    no normalisation. Raises `UnsupportedModelError` naming what this release does not run, and `ModelError` naming the
+    file that is missing or malformed.
     """
     config = read_json_object(files, "config.json")
     _check_encoder(config)
@@ -79,6 +83,7 @@ def read_model_spec(files: Mapping[str, Buffer]) -> ModelSpec:
         normalize=normalize,
         max_sequence_length=_read_max_sequence_length(files, config),
         dimension=positive_int(config, "hidden_size"),
+        precision=precision,
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
@@ -63,19 +64,24 @@ def pack(
     model_id: str,
     license: str = "unknown",  # noqa: A002
     progress: Progress | None = None,
+    replaced: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Encrypt the model in `folder` into the new folder `out` under a fresh DEK, and sign its manifest.
 
+    `replaced`: contents to pack in place of files of the folder, such as weights converted to the spec's precision.
     Memory stays at a few chunks. The DEK is asked for after the inputs were checked. `out` appears whole or not at all.
 
-    Raises `ModelError` (``model.missing``, ``model.not_a_file``, ``model.changed`` while it was read), `PackageError`
-    (``package.exists``, ``.no_space``, ``.io``, ``.too_large``, ``.dek``, ``manifest.malformed``) and what `keys` does.
+    Raises ValueError for a replaced file that no package has, `ModelError` (``model.missing``, ``model.not_a_file``,
+    ``model.changed`` while it was read), `PackageError` (``package.exists``, ``.no_space``, ``.io``, ``.too_large``,
+    ``.dek``, ``manifest.malformed``) and what `keys` does.
     """
     source, target = Path(folder), Path(out)
     if os.path.lexists(target):
         raise _exists(target)
     check_identity(model_id=model_id, version=version, license=license)
-    inputs = _find_inputs(source)
+    if replaced and not replaced.keys() <= {*REQUIRED_FILES, *OPTIONAL_FILES}:
+        raise ValueError("what is replaced is no file of a package")
+    inputs = _find_inputs(source, replaced or {})
 
     package_id = secrets.token_bytes(stream.PACKAGE_ID_SIZE)
     context = encryption_context(package_id, model_id)
@@ -92,7 +98,7 @@ def pack(
     work = target.with_name(f".ephemeralml-{secrets.token_hex(8)}.partial")
     try:
         work.mkdir()
-        meter = _Meter(sum(item.status.st_size for item in inputs), progress)
+        meter = _Meter(sum(item.size for item in inputs), progress)
         artifacts = tuple(_encrypt(item, work, package_id, data_key, meter) for item in inputs)
         manifest = Manifest(
             package_id=package_id,
@@ -122,11 +128,19 @@ def pack(
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """A regular file of the model, and its status when the inputs were checked."""
+    """A regular file of the model, and its status when the inputs were checked; or the content packed in its place."""
 
     name: str
     path: Path
     status: os.stat_result
+    content: bytes | None
+
+    @property
+    def size(self) -> int:
+        return self.status.st_size if self.content is None else len(self.content)
+
+    def open(self) -> io.BufferedReader | io.BytesIO:
+        return self.path.open("rb") if self.content is None else io.BytesIO(self.content)
 
 
 class _Meter:
@@ -144,7 +158,7 @@ class _Meter:
             self._progress(self._done, self._total)
 
 
-def _find_inputs(folder: Path) -> list[_Input]:
+def _find_inputs(folder: Path, replaced: Mapping[str, bytes]) -> list[_Input]:
     inputs = []
     for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
         path = folder / name
@@ -158,14 +172,15 @@ def _find_inputs(folder: Path) -> list[_Input]:
             raise ModelError(f"cannot read {path} ({error.strerror}): {hint}", code="model.missing") from None
         if not stat.S_ISREG(status.st_mode):
             raise ModelError(f"{path} is not a regular file", code="model.not_a_file")
-        if status.st_size > MAX_ARTIFACT_SIZE:
+        item = _Input(name, path, status, replaced.get(name))
+        if item.size > MAX_ARTIFACT_SIZE:
             raise PackageError(f"{path} is larger than {MAX_ARTIFACT_SIZE} bytes", code="package.too_large")
-        inputs.append(_Input(name, path, status))
+        inputs.append(item)
     return inputs
 
 
 def _encrypt(item: _Input, work: Path, package_id: bytes, data_key: DataKey, meter: _Meter) -> Artifact:
-    size = item.status.st_size
+    size = item.size
     salt = secrets.token_bytes(stream.SALT_SIZE)
     cipher = stream.ArtifactCipher(
         data_key.plaintext,
@@ -180,7 +195,7 @@ def _encrypt(item: _Input, work: Path, package_id: bytes, data_key: DataKey, met
     sealed = memoryview(bytearray(stream.CHUNK_SIZE + stream.TAG_SIZE))
     target = work / (item.name + ARTIFACT_SUFFIX)
     target.parent.mkdir(exist_ok=True)
-    with item.path.open("rb") as reader, target.open("xb") as writer:
+    with item.open() as reader, target.open("xb") as writer:
         writer.write(cipher.header)
         for index in range(cipher.chunks):
             length = cipher.plaintext_length(index)
@@ -191,7 +206,8 @@ def _encrypt(item: _Input, work: Path, package_id: bytes, data_key: DataKey, met
             cipher.seal_into(index, chunk, box)
             writer.write(box)
             meter.add(length)
-        _check_unchanged(item, reader)
+        if item.content is None:
+            _check_unchanged(item, reader)
         _sync(writer)
     return Artifact(
         name=item.name,

@@ -17,6 +17,7 @@ from ephemeralml.receipts.bundle import Bundle
 from ephemeralml.receipts.claims import EVALUATION, NITRO_PCR, PRODUCTION, SHA256_MANIFEST, Claims
 from ephemeralml.receipts.policy import CLOCK_SKEW_SECS
 from ephemeralml.receipts.receipt import Receipt, verify_receipt
+from ephemeralml.receipts.version import ran_precision
 
 MAX_SESSION: Final = timedelta(hours=3)
 """The longest a session may go on under one document: its leaf certificate lives no longer."""
@@ -135,7 +136,8 @@ def _verify_receipt(verdict: Verdict, raw: bytes, manifest: Manifest) -> BundleV
         raise
     issued = datetime.fromtimestamp(receipt.claims.iat, UTC)
     details[5] = (
-        f"this document, model and session, {receipt.claims.security_mode}, issued {issued:%Y-%m-%d %H:%M:%S} UTC"
+        f"this document, model and session, computed in {ran_precision(receipt.claims, manifest)}, "
+        f"{receipt.claims.security_mode}, issued {issued:%Y-%m-%d %H:%M:%S} UTC"
     )
     for layer, detail in details.items():
         verdict = verdict.passed(_LAYERS[layer], detail)
@@ -175,8 +177,8 @@ def _check_model(claims: Claims, manifest: Manifest) -> None:
         _refuse("MODEL_HASH_MISMATCH", "model_hash is not the manifest's digest")
     if claims.model_id != manifest.model_id:
         _refuse("MODEL_ID_MISMATCH", "model_id is not the manifest's")
-    if claims.model_version != str(manifest.version):
-        _refuse("MODEL_VERSION_MISMATCH", "model_version is not the manifest's")
+    if ran_precision(claims, manifest) is None:
+        _refuse("MODEL_VERSION_MISMATCH", "model_version is not the manifest's version and a precision it allows")
 
 
 def _security_mode(verdict: Verdict) -> str:

@@ -57,7 +57,7 @@ class KeyStore:
             self._connection.execute(_SCHEMA)
         except sqlite3.Error as error:
             self._connection.close()
-            raise ConfigurationError(f"{path} is not a KMS key store: {error}", code="kms.store") from error
+            raise ConfigurationError(f"the KMS key store {path} cannot be used: {error}", code="kms.store") from error
 
     def add(self, key: StoredKey) -> None:
         """Keep a new key; it is on disk when this returns."""
