@@ -1,4 +1,4 @@
-"""What issue 3 asks for, and whether a result meets it: missed is said as plainly as met."""
+"""What the project wants to reach, and whether a result does: missed is said as plainly as met."""
 
 from __future__ import annotations
 
