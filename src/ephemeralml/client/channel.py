@@ -34,9 +34,13 @@ class _UnansweredError(TransportError):
 
 
 class Channel:
-    """Numbered requests out, their answers in, over `connection` once the handshake's OPEN went out."""
+    """Numbered requests out, their answers in, over `connection` once the handshake's OPEN went out.
 
-    def __init__(self, connection: socket.socket, frames: FrameReader, keys: SessionKeys) -> None:
+    A peer that says nothing for `patience` seconds while an answer is due is given up.
+    """
+
+    def __init__(self, connection: socket.socket, frames: FrameReader, keys: SessionKeys, *, patience: float) -> None:
+        self._patience = patience
         self._socket = connection
         self._frames = frames
         self._keys = keys
@@ -49,8 +53,9 @@ class Channel:
         self._confirmed = False
         self._failure: EphemeralMLError | None = None
         self._answers: dict[int, Response | Refusal] = {}
-        self._waiting: set[int] = set()
-        self._abandoned: set[int] = set()
+        # Since when each answer is due.
+        self._waiting: dict[int, float] = {}
+        self._abandoned: dict[int, float] = {}
         self._next_id = 0
         self._previous: bytes | None = None
 
@@ -68,7 +73,7 @@ class Channel:
         with self._state:
             identifier = self._next_id
             self._next_id = (self._next_id + 1) % 2**32
-            self._waiting.add(identifier)
+            self._waiting[identifier] = time.monotonic()
         try:
             asked = self._send(identifier, body, deadline)
             answer = self._wait(identifier, deadline)
@@ -76,8 +81,9 @@ class Channel:
             raise
         except EphemeralMLError as error:
             first = self._fail(error)
-            if first.code == "transport.closed":
-                # A broken transport is worth one new session; a violation, a refusal or a timeout is not.
+            if first.code == "transport.closed" or (first.code == "transport.timeout" and first is not error):
+                # A broken transport, or another's time that ran out, is worth one new session; a violation, a refusal
+                # or one's own time is not.
                 raise SessionEndedError(str(first), code="session.lost") from first
             if first is not error:
                 raise first from None
@@ -88,7 +94,7 @@ class Channel:
             raise
         finally:
             with self._state:
-                self._waiting.discard(identifier)
+                self._waiting.pop(identifier, None)
                 self._answers.pop(identifier, None)
         if isinstance(answer, Refusal):
             self._refused(answer)
@@ -152,7 +158,6 @@ class Channel:
     # Reading.
 
     def _wait(self, identifier: int, deadline: float) -> Response | Refusal:
-        asked = time.monotonic()
         while True:
             with self._state:
                 if identifier in self._answers:
@@ -161,7 +166,7 @@ class Channel:
                     raise self._failure
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    self._abandon(identifier, asked)
+                    self._abandon(identifier)
                 if self._reading:
                     self._state.wait(left)
                     continue
@@ -174,11 +179,13 @@ class Channel:
                     self._hang_up_when_left()
                     self._state.notify_all()
 
-    def _abandon(self, identifier: int, asked: float) -> NoReturn:
+    def _abandon(self, identifier: int) -> NoReturn:
         """Give one request up; its answer will be dropped should it come."""
-        self._abandoned.add(identifier)
+        oldest = min((*self._waiting.values(), *self._abandoned.values()))
+        self._abandoned[identifier] = self._waiting[identifier]
+        silent = time.monotonic() - max(self._frames.heard, oldest)
         # A connection that is silent, or that keeps back one answer after the other, is of no use to anybody.
-        if self._frames.heard < asked or len(self._abandoned) > _MAX_ABANDONED:
+        if silent >= self._patience or len(self._abandoned) > _MAX_ABANDONED:
             raise TransportError("the enclave did not answer in time", code="transport.timeout")
         raise _UnansweredError("the enclave did not answer this request in time", code="transport.timeout")
 
@@ -215,13 +222,13 @@ class Channel:
         else:
             raise SessionError(f"the enclave sent {kind.name} where an answer is due", code="session.order")
         with self._state:
-            if answer.id not in self._waiting | self._abandoned:
+            if answer.id not in self._waiting and answer.id not in self._abandoned:
                 raise SessionError("the enclave answered what was not asked", code="session.order")
             # Of every receipt, awaited or not: the enclave knows the latest ones only.
             if isinstance(answer, Response):
                 self._previous = sha256(answer.receipt).digest()
             if answer.id in self._abandoned:
-                self._abandoned.remove(answer.id)
+                del self._abandoned[answer.id]
             else:
                 self._answers[answer.id] = answer
 

@@ -92,7 +92,7 @@ class Client:
                 self._check_open(closes)
             if current is not None and not current.ended:
                 return current
-            fresh = Connection(self._address, policy=self._policy, deadline=deadline)
+            fresh = Connection(self._address, policy=self._policy, deadline=deadline, patience=self._timeout)
             try:
                 with self._lock:
                     self._check_open(closes)

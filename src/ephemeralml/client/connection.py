@@ -26,11 +26,11 @@ _CLOCK_SKEW_SECONDS = 300
 class Connection:
     """One session. Raises before anything was sent when the evidence does not pass `policy`.
 
-    A request that is not answered by its deadline (monotonic seconds) fails alone, unless nothing at all was heard
-    meanwhile.
+    A request that is not answered by its deadline (monotonic seconds) fails alone, unless nothing at all was heard for
+    `patience` seconds.
     """
 
-    def __init__(self, address: Address, *, policy: Policy, deadline: float) -> None:
+    def __init__(self, address: Address, *, policy: Policy, deadline: float, patience: float) -> None:
         connection = connect(address, timeout=max(0.001, deadline - time.monotonic()))
         try:
             frames = FrameReader(connection)
@@ -40,7 +40,7 @@ class Connection:
             self.attested, keys, opening = _receive_evidence(handshake, frames, policy, deadline)
             # The key confirmation comes with the first answer: waiting for it here would cost a round trip.
             write_all(connection, opening, deadline=deadline)
-            self._channel = Channel(connection, frames, keys)
+            self._channel = Channel(connection, frames, keys, patience=patience)
         except BaseException:
             connection.close()
             raise

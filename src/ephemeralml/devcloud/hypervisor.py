@@ -50,7 +50,7 @@ class LocalEnclave:
                 ],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), settings.fileno(), program.fileno()),
-                env={"PYTHONUNBUFFERED": "1"},
+                env={"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
                 start_new_session=True,
             )
         # Measured after the start, so that both happen at once; the enclave waits for the NSM's first answer.

@@ -16,13 +16,14 @@ import sys
 import zipfile
 from hashlib import sha384
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import ephemeralml
 
 _ZERO = bytes(48)
-# The distributions whose code runs inside the enclave's process.
-_LIBRARIES = ("cbor2", "cffi", "cryptography", "numpy", "onnxruntime", "tokenizers")
+# The distributions whose code runs inside the enclave's process; the last where it is installed.
+_LIBRARIES = ("cbor2", "cffi", "cryptography", "numpy", "onnxruntime", "tokenizers", "openvino")
 # Run without `site`, whose .pth files could run anything first: the libraries' folder is the last argument.
 _MAIN = """import sys
 sys.path.append(sys.argv.pop())
@@ -56,6 +57,8 @@ def _extend(content: bytes) -> bytes:
 def _runtime() -> bytes:
     listing = sha384(f"{platform.python_implementation()} {sys.version}\n".encode())
     for name in _LIBRARIES:
+        if name == "openvino" and find_spec(name) is None:
+            continue
         # RECORD lists every installed file with its SHA-256 (PEP 376).
         record = metadata.distribution(name).read_text("RECORD") or ""
         listing.update(f"{name} {metadata.version(name)}\n{record}".encode())

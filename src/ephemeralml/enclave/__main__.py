@@ -19,13 +19,14 @@ from ephemeralml.enclave.server import Server
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.inference import Batcher
-from ephemeralml.session.transport import Address
+from ephemeralml.session.transport import Address, raise_descriptor_limit
 
 
 def main() -> int:
     """Boot, serve, and say on the console only states and codes. Returns the exit status."""
     # Texts and keys live in this memory: no core file may hold them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    raise_descriptor_limit()
     sys.excepthook = threading.excepthook = sys.unraisablehook = _print_nothing
     parser = argparse.ArgumentParser(prog="ephemeralml.enclave")
     parser.add_argument("--configuration", type=Path, required=True)

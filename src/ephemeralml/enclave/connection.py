@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from hashlib import sha256
+from sys import getsizeof
 from typing import NoReturn
 
 from ephemeralml.enclave.budget import Budget
@@ -115,8 +116,10 @@ class Connection(FrameProtocol):
         if self._showing is not None:
             self._showing.cancel()
         self._let_go()
-        for asked in self._asked:
-            if asked.future is not None:
+        for asked in list(self._asked):
+            if asked.future is None:
+                self._release(asked)
+            else:
                 asked.future.cancel()
 
     # Frames.
@@ -200,6 +203,8 @@ class Connection(FrameProtocol):
             self._hold(asked, len(request.body))
             question = self._checked(request.body)
             asked.nonce = question.nonce
+            # As text they may take four times the bytes they came in.
+            self._hold(asked, sum(map(getsizeof, question.texts)))
             self._hold(asked, 2 * (4 * len(question.texts) * self._dimension + _ANSWER_OVERHEAD))
             asked.future = self._embed(question.texts)
         except EphemeralMLError as error:

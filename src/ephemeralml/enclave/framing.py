@@ -44,6 +44,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._full = False
         self._ending = False
         self._ended_by_peer = False
+        self._last: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport
 
     # What a subclass says to a frame.
@@ -173,7 +174,9 @@ class FrameProtocol(asyncio.BufferedProtocol):
             if self._ended_by_peer:
                 self.transport.close()
             else:
-                self.transport.write_eof()
+                # A peer that reset the connection has no other direction to end.
+                with suppress(OSError):
+                    self.transport.write_eof()
         self._steer()
 
     def pause_writing(self) -> None:
@@ -205,14 +208,15 @@ class FrameProtocol(asyncio.BufferedProtocol):
         """Send what is queued and an end, then close when the peer does, or soon."""
         if not self._ending:
             self._ending = True
-            self._loop.call_later(_LAST_SECONDS, self.transport.abort)
+            self._last = self._loop.call_later(_LAST_SECONDS, self.transport.abort)
             self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ending = True
         self._stop_write_timer()
-        if self._frame_timer is not None:
-            self._frame_timer.cancel()
+        for timer in (self._frame_timer, self._last):
+            if timer is not None:
+                timer.cancel()
         for _, sent in self._outgoing:
             if sent is not None:
                 sent()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -82,6 +83,7 @@ class _End(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._stalled: asyncio.TimerHandle | None = None
+        self._last: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
         self.received = 0
         self.finished = False
@@ -118,6 +120,8 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._cancel_timer()
+        if self._last is not None:
+            self._last.cancel()
         self.finished = self.lost = True
         # After a clean end what is on its way may still arrive; after a broken one nobody listens.
         if error is None:
@@ -132,13 +136,19 @@ class _End(asyncio.BufferedProtocol):
 
     def write_eof(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
-            self.transport.write_eof()
+            # A peer that reset the connection has no other direction to end.
+            with suppress(OSError):
+                self.transport.write_eof()
 
     def hang_up(self) -> None:
         """Close once all is written, if the peer takes it."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
-            self._loop.call_later(_STALLED_SECONDS, self.abort)
+            self.abort_in(_STALLED_SECONDS)
+
+    def abort_in(self, seconds: float) -> None:
+        if not self.lost and self._last is None:
+            self._last = self._loop.call_later(seconds, self.abort)
 
     def abort(self) -> None:
         if self.transport is not None:
@@ -154,7 +164,7 @@ class _Enclave(_End):
 
     def eof_received(self) -> bool:
         # Nobody listens to the client any more: a silent one must not keep its place.
-        self._loop.call_later(_LAST_SECONDS, self.other.abort)
+        self.other.abort_in(_LAST_SECONDS)
         return super().eof_received()
 
 
@@ -200,7 +210,7 @@ class _Client(_End):
         self.write_eof()
         # What the client says is read and dropped until it hangs up: closing on it could take the alert away.
         self.other.finished = True
-        self._loop.call_later(_LAST_SECONDS, self.abort)
+        self.abort_in(_LAST_SECONDS)
         if self.transport is not None:
             self.transport.resume_reading()
 

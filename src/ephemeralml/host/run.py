@@ -13,7 +13,7 @@ from ephemeralml.errors import ConfigurationError, EphemeralMLError
 from ephemeralml.host.relay import Relay, Relayed
 from ephemeralml.host.services import Services
 from ephemeralml.package import ArtifactSource
-from ephemeralml.session.transport import Address, listen, serve
+from ephemeralml.session.transport import Address, listen, raise_descriptor_limit, serve
 
 _STOP_SECONDS = 10
 
@@ -47,6 +47,7 @@ async def run_host(
 
     Raises `ConfigurationError` when an address is taken, `EnclaveFailedError` when the enclave does not boot or ends.
     """
+    raise_descriptor_limit()
     booted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def on_state(state: str, code: str, message: str) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LENGTH = struct.Struct(">I")
 _ASK_SECONDS = 10
 _SEND_SECONDS = 60
+_LAST_SECONDS = 5
 # An artifact is read from disk in pieces of this size, many times what one write carries.
 _READ_BYTES = 16 * WRITE_BYTES
 
@@ -36,6 +37,7 @@ class Services:
         self._kms_endpoint = kms_endpoint
         self._on_state = on_state
         self._kms: dict[str, KmsClient] = {}
+        self._making = threading.Lock()
 
     def prepare(self) -> None:
         """Make the client of the package's KMS, a third of a second's work, before the enclave asks for its key."""
@@ -48,9 +50,10 @@ class Services:
         from ephemeralml.host.kms import KmsClient, key_region  # noqa: PLC0415
 
         region = key_region(key_arn)
-        if region not in self._kms:
-            self._kms[region] = KmsClient(region=region, endpoint_url=self._kms_endpoint)
-        return self._kms[region]
+        with self._making:
+            if region not in self._kms:
+                self._kms[region] = KmsClient(region=region, endpoint_url=self._kms_endpoint)
+            return self._kms[region]
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: one question, one answer."""
@@ -68,8 +71,11 @@ class Services:
             pass
         finally:
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await writer.wait_closed()
+            # An enclave that does not read keeps nothing here.
+            writer.transport.abort()
 
     async def _answer(self, question: bytes, writer: asyncio.StreamWriter) -> None:
         try:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# ONNX Runtime reads it as it is imported, and would otherwise note its use for its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 from ephemeralml.inference.batcher import Batcher, Embedded
 from ephemeralml.inference.encoder import Encoder
 

@@ -26,8 +26,10 @@ MAX_TEXT_CHARACTERS: Final = 100_000
 """Characters of one text: 100 ms of tokenizing at worst (one word of Hangul), hundreds of times what a model reads."""
 SESSION_SHARE: Final = 4
 """One session may fill this part of the queue: several must conspire to keep the others out."""
-_CHARACTERS_PER_TOKEN: Final = 128
-"""What a round counts as a token: a text may be long to tokenize and give next to no tokens."""
+_SECONDS_PER_TOKEN: Final = 50e-6
+"""Of engine time, about: what tokenizing takes is charged like so many tokens, since a text may be long to tokenize and
+give next to none."""
+_LEAST_CREDIT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class _Queue:
     jobs: deque[_Job] = field(default_factory=deque)
     texts: int = 0
     characters: int = 0
+    credit: int = 0
 
     def add(self, texts: int, characters: int) -> None:
         self.texts += texts
@@ -61,6 +64,7 @@ class _Job:
     texts: Sequence[str]
     vectors: Array
     session: Hashable
+    queue: _Queue = field(default_factory=_Queue)
     future: Future[Embedded] = field(default_factory=Future)
     taken: int = 0
     done: int = 0
@@ -75,8 +79,9 @@ _Text: TypeAlias = tuple[_Job, int]
 class Batcher:
     """Merges requests of any thread into engine calls.
 
-    Rounds are filled with one text of each session in turn, and of each of its requests in turn, up to a token budget:
-    neither a request of thousands nor a session of many requests delays another session by more than a round or two.
+    Rounds are filled up to a token budget by deficit round robin (Shreedhar and Varghese 1995): at its turn each
+    session gets the same credit, and takes texts, of each of its requests in turn, until what they cost has used it up.
+    Neither a request of thousands, nor a session of many requests, nor texts that are dear delay another session much.
     Within a round the shortest texts run first, and an idle engine never waits. Queue limits: `max_texts` and
     `max_characters` waiting in all, and a `SESSION_SHARE`th of each for one session.
     """
@@ -130,6 +135,7 @@ class Batcher:
             for queue in (mine, self._waiting):
                 queue.add(len(texts), characters)
             mine.jobs.append(job)
+            job.queue = mine
             self._sessions.setdefault(session, mine)
             self._changed.notify()
         return job.future
@@ -161,25 +167,27 @@ class Batcher:
         budget = self._encoder.tokens_per_run
         while budget > 0 and (text := self._next_text()):
             job, position = text
-            budget -= len(job.texts[position]) // _CHARACTERS_PER_TOKEN
+            start = time.perf_counter()
+            tokens: list[int] = []
             try:
                 [tokens] = self._encoder.tokenize([job.texts[position]])
             # A panic in the tokenizer's Rust arrives as a BaseException; one text must not stop the worker.
             except BaseException as error:  # noqa: BLE001
                 self._settle(job, _failure(error))
-                continue
-            taken.append(text)
-            ids.append(tokens)
-            job.tokens += len(tokens)
-            budget -= len(tokens)
+            else:
+                taken.append(text)
+                ids.append(tokens)
+                job.tokens += len(tokens)
+            cost = len(tokens) + int((time.perf_counter() - start) / _SECONDS_PER_TOKEN)
+            job.queue.credit -= cost
+            budget -= cost
         return taken, ids
 
     def _next_text(self) -> _Text | None:
         with self._changed:
             if not self._sessions:
                 return None
-            session, queue = next(iter(self._sessions.items()))
-            self._sessions.move_to_end(session)
+            queue = self._whose_turn()
             queue.jobs.rotate(-1)
             job = queue.jobs[-1]
             position = job.taken
@@ -189,6 +197,15 @@ class Batcher:
                 self._remove(job, queue)
             return job, position
 
+    def _whose_turn(self) -> _Queue:
+        """The first session with credit; those before it get theirs for their next turn, behind the others."""
+        while True:
+            session, queue = next(iter(self._sessions.items()))
+            if queue.credit > 0:
+                return queue
+            queue.credit += max(_LEAST_CREDIT, self._encoder.tokens_per_run // len(self._sessions))
+            self._sessions.move_to_end(session)
+
     def _drop(self, job: _Job) -> None:
         """Take what still waits of a request out of the queue: it was cancelled, or failed. Called in any thread."""
         with self._changed:
@@ -196,10 +213,10 @@ class Batcher:
                 job.settled = True
                 # Tells those who wait in `concurrent.futures.wait`.
                 job.future.set_running_or_notify_cancel()
-            if (waiting := job.texts[job.taken :]) and (queue := self._sessions.get(job.session)):
+            if (waiting := job.texts[job.taken :]) and job in job.queue.jobs:
                 job.taken = len(job.texts)
-                self._forget(queue, waiting)
-                self._remove(job, queue)
+                self._forget(job.queue, waiting)
+                self._remove(job, job.queue)
 
     def _remove(self, job: _Job, queue: _Queue) -> None:
         queue.jobs.remove(job)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -64,13 +63,13 @@ class Graph:
     """A ModelProto and the weights it refers to by name, views of the file where they can be.
 
     Inputs ``ids`` and ``mask``, both int32 (texts, tokens); output ``vectors``, float32 (texts, hidden_size).
-    `matrices` names the weights that the runtime packs, `release` gives their memory in the file back.
+    `matrices` names the weights that the runtime packs; `release` gives their memory back and names those it gave.
     """
 
     model: bytes
     weights: Mapping[str, Array]
     matrices: frozenset[str]
-    release: Callable[[], None]
+    release: Callable[[], frozenset[str]]
 
 
 def build_graph(config: BertConfig, spec: ModelSpec, weights: Weights) -> Graph:
@@ -86,8 +85,7 @@ def build_graph(config: BertConfig, spec: ModelSpec, weights: Weights) -> Graph:
     model = protobuf.model(
         nodes=builder.nodes, initializers=builder.constants + references, inputs=inputs, outputs=[output]
     )
-    matrices = frozenset(builder.matrices)
-    return Graph(model, builder.weights, matrices, partial(weights.release, list(builder.matrices.values())))
+    return Graph(model, builder.weights, frozenset(builder.matrices), builder.release)
 
 
 class _Builder:
@@ -103,6 +101,19 @@ class _Builder:
         self._source = weights
         probe = "embeddings.word_embeddings.weight"
         self._prefix = next((prefix for prefix in _PREFIXES if prefix + probe in weights), "")
+
+    def release(self) -> frozenset[str]:
+        """Give back, or overwrite, every matrix that can be; returns their names in the graph."""
+        given = set()
+        for name, stored in self.matrices.items():
+            if self._source.holds(self.weights[name]):
+                if self._source.release(stored):
+                    given.add(name)
+            else:
+                # A converted copy: as zeros it shows in the engine's probe whether anybody still reads it.
+                self.weights[name][:] = 0
+                given.add(name)
+        return frozenset(given)
 
     def embeddings(self) -> str:
         config, size = self._config, self._config.hidden_size

@@ -59,12 +59,13 @@ class Tokenizer:
         """Tokens of a prefix that fills the model, where the rest cannot change them: a long text costs little more."""
         size = _CHARACTERS_PER_TOKEN * self._max_length
         while self._may_cut and size < len(text):
-            encoding = self._tokenizer.encode(text[:size])
+            # The batch forms give up the interpreter's lock: one long text must not stop every connection.
+            [encoding] = self._tokenizer.encode_batch([text[:size]])
             if self._is_settled(encoding, size):
                 break
             size *= 4
         else:
-            encoding = self._tokenizer.encode(text)
+            [encoding] = self._tokenizer.encode_batch_fast([text])
         ids: list[int] = encoding.ids
         return ids
 

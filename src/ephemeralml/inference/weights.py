@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -56,17 +56,21 @@ class Weights:
         self._data = view[self._start :]
         self._entries = _read_entries(bytes(view[8 : 8 + size]), len(self._data))
 
-    def release(self, names: Sequence[str]) -> None:
-        """Give the memory of these tensors back, if the buffer is `private_memory`: they read as zeros from now on."""
+    def holds(self, array: npt.NDArray[Any]) -> bool:
+        """Whether the array is a view of this buffer."""
+        return np.may_share_memory(array, np.frombuffer(self._data, np.uint8))
+
+    def release(self, name: str) -> bool:
+        """Give the memory of a tensor back, if the buffer is `private_memory`: it reads as zeros from now on."""
         if not isinstance(self._buffer, mmap.mmap):
-            return
-        for name in names:
-            entry = self._entries[name]
-            # Whole pages only: a neighbour may have part of the first and the last.
-            start = -(-(self._start + entry.begin) // mmap.PAGESIZE) * mmap.PAGESIZE
-            length = (self._start + entry.end) // mmap.PAGESIZE * mmap.PAGESIZE - start
-            if length > 0:
-                self._buffer.madvise(mmap.MADV_DONTNEED, start, length)
+            return False
+        entry = self._entries[name]
+        # Whole pages only: a neighbour may have part of the first and the last.
+        start = -(-(self._start + entry.begin) // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (self._start + entry.end) // mmap.PAGESIZE * mmap.PAGESIZE - start
+        if length > 0:
+            self._buffer.madvise(mmap.MADV_DONTNEED, start, length)
+        return True
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

