@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
-import uuid
 from hashlib import sha256
 
 from ephemeralml.enclave.boot import Booted
@@ -51,7 +51,7 @@ class Issuer:
         claims = Claims(
             iss=self._booted.configuration.issuer,
             iat=int(time.time()),
-            cti=uuid.uuid4().bytes,
+            cti=os.urandom(16),
             eat_nonce=nonce,
             model_id=manifest.model_id,
             model_version=self._model_version,

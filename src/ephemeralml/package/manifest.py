@@ -8,6 +8,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 
@@ -138,7 +139,7 @@ class KeyRecord:
         _check_bytes(self.wrapped_dek, "wrapped_dek", 1, MAX_WRAPPED_DEK_SIZE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a package is and how to open it. `created_at` is in Unix seconds, `owner` a raw Ed25519 public key.
 
@@ -167,7 +168,8 @@ class Manifest:
         if self.key.encryption_context != encryption_context(self.package_id, self.model_id):
             _malformed("encryption_context is not that of this package and model")
 
-    @property
+    # Every answer is checked against it, and encoding a manifest takes longer than all else about an answer.
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the signed payload: ``model_hash`` in receipts, ``model`` in a session's evidence."""
         return hashlib.sha256(self.to_payload()).digest()
