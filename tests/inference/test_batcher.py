@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -305,3 +307,18 @@ def test_many_threads(batcher: Batcher) -> None:
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         list(pool.map(request, range(1, 33)))
     assert (batcher._waiting.texts, batcher._waiting.characters, len(batcher._sessions)) == (0, 0, 0)
+
+
+def test_nothing_of_an_answered_request_waits_for_the_garbage_collector(batcher: Batcher) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        future = batcher.submit(["5*3"])
+        gone = weakref.ref(future)
+        assert future.result(PATIENCE).tokens == 3
+        # The worker lets go of its last round when the next begins.
+        assert batcher.submit(["1"]).result(PATIENCE).tokens == 1
+        del future
+        assert gone() is None
+    finally:
+        gc.enable()

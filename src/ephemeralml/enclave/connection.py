@@ -242,6 +242,8 @@ class Connection(FrameProtocol):
 
     def _release(self, asked: _Asked) -> None:
         self._asked.discard(asked)
+        # The future holds this by its callback: both would wait for the garbage collector, texts and vectors with them.
+        asked.future = None
         self._heard = self._loop.time()
         self._budget.give(asked.held)
         asked.held = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
@@ -59,7 +60,7 @@ class _Queue:
         self.characters += characters
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class _Job:
     texts: Sequence[str]
     vectors: Array
@@ -121,7 +122,9 @@ class Batcher:
                 f"more than {share[0]} texts or {share[1]} characters in one request", code="request.size"
             )
         job = _Job(texts, np.empty((len(texts), self._encoder.dimension), np.float32), session)
-        job.future.add_done_callback(lambda _: self._drop(job))
+        # Weak: a job and its future that hold each other wait for the garbage collector, vectors, texts and all.
+        reference = weakref.ref(job)
+        job.future.add_done_callback(lambda _: self._drop(reference()))
         if not texts:
             job.future.set_result(Embedded(job.vectors, 0, 0.0))
             return job.future
@@ -206,8 +209,10 @@ class Batcher:
             queue.credit += max(_LEAST_CREDIT, self._encoder.tokens_per_run // len(self._sessions))
             self._sessions.move_to_end(session)
 
-    def _drop(self, job: _Job) -> None:
+    def _drop(self, job: _Job | None) -> None:
         """Take what still waits of a request out of the queue: it was cancelled, or failed. Called in any thread."""
+        if job is None:
+            return
         with self._changed:
             if job.future.cancelled() and not job.settled:
                 job.settled = True
