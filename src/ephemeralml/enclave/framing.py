@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,7 @@ def _nothing() -> None:
     """What is to be done when most frames have gone out."""
 
 
-class FrameProtocol(asyncio.BufferedProtocol):
+class FrameProtocol(asyncio.BufferedProtocol, ABC):
     """The peer's frames go to the methods that a subclass fills in; `send` queues ours.
 
     Reading pauses while the peer does not take what is written. A frame that is not delivered, or not taken, within
@@ -49,25 +50,25 @@ class FrameProtocol(asyncio.BufferedProtocol):
 
     # What a subclass says to a frame.
 
+    @abstractmethod
     def frame_limit(self) -> int:
         """Bytes of the next frame's body at most."""
-        raise NotImplementedError
 
+    @abstractmethod
     def header_received(self, kind: FrameType) -> None:
         """A frame begins. May raise `EphemeralMLError`, which ends the connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body_received(self, size: int) -> bool:
         """So many bytes of a body came: whether to keep them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frame_received(self, kind: FrameType, body: bytes) -> None:
         """A whole frame. May raise `EphemeralMLError`, which ends the connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, error: EphemeralMLError) -> None:
         """The peer broke a rule; called once at most, before the connection is closed."""
-        raise NotImplementedError
 
     # Reading.
 
