@@ -16,7 +16,7 @@ from ephemeralml.enclave.key_release import KeyRequest
 from ephemeralml.enclave.security_module import SecurityModule
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import PackageError
-from ephemeralml.inference import Encoder
+from ephemeralml.inference import Encoder, load_library
 from ephemeralml.package import Manifest, open_package
 
 _BOOT_ID_BYTES = 16
@@ -51,7 +51,8 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
     """Raises `PackageError`, `KeyReleaseError`, `ModelError`, `TransportError` or `SecurityModuleError`."""
     watch = _Stopwatch()
     with ThreadPoolExecutor(1) as background:
-        # An RSA key takes 50 ms without the interpreter's lock: make it while the manifest comes.
+        # An RSA key takes 50 ms without the interpreter's lock: make it while the manifest comes. The engine's library
+        # is loaded while the key is.
         request = background.submit(KeyRequest)
         boot_id = sha256(module.random() + os.urandom(32)).digest()[:_BOOT_ID_BYTES]
         signed = upstream.manifest()
@@ -69,12 +70,14 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
                 code="manifest.rollback",
             )
         watch.lap("manifest")
+        library = background.submit(load_library, manifest.spec.precision)
         key = request.result()
-    binding = KeyReleaseBinding(package=manifest.package_id, model=manifest.digest)
-    document = module.attest(public_key=key.public_key_der, user_data=binding.to_user_data())
-    watch.lap("attestation")
-    dek = key.open(upstream.release(manifest.key, document))
-    watch.lap("key_release")
+        binding = KeyReleaseBinding(package=manifest.package_id, model=manifest.digest)
+        document = module.attest(public_key=key.public_key_der, user_data=binding.to_user_data())
+        watch.lap("attestation")
+        dek = key.open(upstream.release(manifest.key, document))
+        watch.lap("key_release")
+        library.result()
     files = open_package(manifest, source=upstream, dek=dek)
     del dek
     watch.lap("fetch_and_decrypt")

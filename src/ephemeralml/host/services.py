@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import CodecError, EphemeralMLError, TransportError
 from ephemeralml.package import ArtifactSource, Manifest
+from ephemeralml.session.blocking import write_all
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, failure, malformed, success
 from ephemeralml.session.limits import WRITE_BYTES
 
@@ -26,6 +29,7 @@ _LAST_SECONDS = 5
 # An artifact is read from disk in pieces of this size, many times what one write carries.
 _READ_BYTES = 16 * WRITE_BYTES
 
+_T = TypeVar("_T")
 OnState = Callable[[str, str, str], Awaitable[None]]
 
 
@@ -88,7 +92,9 @@ class Services:
             case {"ask": Ask.MANIFEST}:
                 await _reply(writer, success(manifest=await asyncio.to_thread(self._source.manifest)))
             case {"ask": Ask.ARTIFACT, "name": str(name)}:
-                await self._feed(name, writer)
+                # Nothing waits in the transport: this connection has not been answered yet.
+                connection = writer.get_extra_info("socket").dup()
+                await _in_own_thread(partial(self._feed, name, connection))
             case {"ask": Ask.KEY}:
                 await _reply(writer, await _in_own_thread(partial(self._release, KeyAsk.from_map(value))))
             case {"ask": Ask.STATE, "state": str(state), "code": str(code), "message": str(message)}:
@@ -97,15 +103,14 @@ class Services:
             case _:
                 malformed("request")
 
-    async def _feed(self, name: str, writer: asyncio.StreamWriter) -> None:
-        with self._source.open(name) as read:
-            await _reply(writer, success())
-            while chunk := await asyncio.to_thread(read, _READ_BYTES):
-                view = memoryview(chunk)
-                for start in range(0, len(view), WRITE_BYTES):
-                    writer.write(view[start : start + WRITE_BYTES])
-                    async with asyncio.timeout(_SEND_SECONDS):
-                        await writer.drain()
+    def _feed(self, name: str, connection: socket.socket) -> None:
+        """Send an artifact, without the event loop in between: that takes twice as long."""
+        with connection, self._source.open(name) as read:
+            answer = success()
+            chunk: bytes | memoryview = _LENGTH.pack(len(answer)) + answer
+            while chunk:
+                write_all(connection, chunk, deadline=time.monotonic() + _SEND_SECONDS)
+                chunk = read(_READ_BYTES)
 
     def _release(self, ask: KeyAsk) -> bytes:
         released = self._client(ask.key_arn).decrypt_for_recipient(
@@ -120,10 +125,10 @@ class Services:
         )
 
 
-async def _in_own_thread(work: Callable[[], bytes]) -> bytes:
+async def _in_own_thread(work: Callable[[], _T]) -> _T:
     """As `asyncio.to_thread`, but a process that ends does not wait for it: a silent KMS takes half a minute."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[bytes] = loop.create_future()
+    done: asyncio.Future[_T] = loop.create_future()
 
     def tell(settle: Callable[[], None]) -> None:
         # Nobody listens any more once the loop is closed.
@@ -138,7 +143,7 @@ async def _in_own_thread(work: Callable[[], bytes]) -> bytes:
         else:
             tell(partial(done.set_result, result))
 
-    threading.Thread(target=run, name="kms", daemon=True).start()
+    threading.Thread(target=run, name="services", daemon=True).start()
     return await done
 
 
