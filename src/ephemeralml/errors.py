@@ -40,6 +40,10 @@ class ConfigurationError(EphemeralMLError):
     """A configuration file, address or argument that cannot work."""
 
 
+class PlatformError(EphemeralMLError):
+    """What lies under an enclave cannot be trusted (its kernel's random numbers, its clock): it does not serve."""
+
+
 class ModelError(EphemeralMLError):
     """A model folder or set of buffers that cannot be loaded."""
 

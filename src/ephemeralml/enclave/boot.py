@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ephemeralml.attestation import KeyReleaseBinding
 from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.enclave.key_release import KeyRequest
+from ephemeralml.enclave.registers import seal_registers
 from ephemeralml.enclave.security_module import SecurityModule
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import PackageError
@@ -48,7 +49,9 @@ class _Stopwatch:
 
 
 def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upstream) -> Booted:
-    """Raises `PackageError`, `KeyReleaseError`, `ModelError`, `TransportError` or `SecurityModuleError`."""
+    """Raises `PackageError`, `KeyReleaseError`, `ModelError`, `TransportError`, `SecurityModuleError`
+    and `PlatformError`. The registers and the clock are settled before the key is asked for.
+    """
     watch = _Stopwatch()
     with ThreadPoolExecutor(1) as background:
         # An RSA key takes 50 ms without the interpreter's lock: make it while the manifest comes. The engine's library
@@ -69,6 +72,8 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
                 f"{configuration.minimum_model_version} or later: the host offers an old package",
                 code="manifest.rollback",
             )
+        # Before the key is asked for, so that the key's policy may name the model.
+        seal_registers(module, manifest=manifest.digest, configuration=configuration.digest)
         watch.lap("manifest")
         library = background.submit(load_library, manifest.spec.precision)
         key = request.result()
