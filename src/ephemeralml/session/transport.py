@@ -122,10 +122,12 @@ def raise_descriptor_limit() -> None:
 
 
 def _reason(error: OSError | UnicodeError) -> str:
-    if isinstance(error, OSError):
-        # asyncio puts a text of its own in place of the kernel's; a resolver's numbers are negative and not errno's.
-        return os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error) or "timed out"
-    return str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    # asyncio puts a text of its own in place of the kernel's; a resolver's numbers are not errno's, and negative.
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error) or "timed out"
 
 
 def _unreachable(address: Address, error: OSError | UnicodeError) -> TransportError:
