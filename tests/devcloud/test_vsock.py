@@ -157,11 +157,14 @@ def test_its_end_cuts_every_connection_and_leaves_no_file(tmp_path: Path) -> Non
         assert {file.name for file in tmp_path.iterdir()} == {"guest_52"}
 
 
-def test_a_path_in_use(device: HybridVsock, tmp_path: Path) -> None:
+def test_a_path_in_use_goes_on_working(device: HybridVsock, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         HybridVsock(host=tmp_path / "other", guest=tmp_path / "guest")
     assert caught.value.code == "address.in_use"
     assert not (tmp_path / "other").exists()
+    with accepting(tmp_path / "host_52"), dial(tmp_path / "guest") as caller:
+        caller.sendall(b"CONNECT 52\n")
+        assert caller.recv(3) == b"OK "
 
 
 @pytest.mark.parametrize(
