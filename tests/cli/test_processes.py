@@ -24,6 +24,7 @@ import pytest
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
+from ephemeralml.session.transport import Address
 
 # Far more than anything here takes on a slow machine.
 PATIENCE = 120
@@ -546,12 +547,18 @@ def test_ctrl_c_while_the_enclave_boots(world: World, start: Start, scratch: Pat
     assert nothing_left(scratch)
 
 
-def test_ctrl_c_while_an_enclave_of_its_own_serves(world: World, start: Start, scratch: Path) -> None:
-    listen, services = f"unix://{scratch}/enclave", f"unix://{scratch}/services"
+@pytest.mark.parametrize("between", ["unix", "hybrid vsock"])
+def test_ctrl_c_while_an_enclave_of_its_own_serves(world: World, start: Start, scratch: Path, between: str) -> None:
+    if between == "unix":
+        listen, services = f"unix://{scratch}/enclave", f"unix://{scratch}/services"
+        inside = ["--listen", listen, "--host", services]
+    else:
+        listen, services = f"vsock+unix://{scratch}/v:5000", f"vsock+unix://{scratch}/v:5001"
+        inside = ["--listen", "vsock://any:5000", "--host", "vsock://2:5001", "--vsock", f"{scratch}/v"]
     kms = ("--kms-endpoint", world.kms, "--relay", "tcp://127.0.0.1:0")
     host = start("host", "run", world.package, "--connect", listen, "--services", services, *kms, profile="host")
-    await_((scratch / "services").exists)
-    enclave = start("enclave", "run", world.configuration, "--root", world.root, "--listen", listen, "--host", services)
+    await_(Path(Address.parse(services).listening_path).exists)
+    enclave = start("enclave", "run", world.configuration, "--root", world.root, *inside)
     relay = host.relay()
     with Client(relay, policy=Policy.load(world.policy)) as client:
         client.embed(["a text"])
@@ -559,6 +566,8 @@ def test_ctrl_c_while_an_enclave_of_its_own_serves(world: World, start: Start, s
     assert processes(scratch) == [host.process.pid]
     assert host.interrupt().status == 130
     assert processes(scratch) == []
+    # No socket file stays behind.
+    assert not any(path.is_socket() for path in scratch.rglob("*"))
 
 
 def test_ctrl_c_while_kms_serves(start: Start, scratch: Path) -> None:

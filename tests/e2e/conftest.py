@@ -111,8 +111,12 @@ def deployment(
     *,
     tap: Callable[[Address], Address] = _direct,
     precision: str = "fp32",
+    vsock: bool = False,
 ) -> Iterator[Deployment]:
-    """`tap` may put something of the test's own on each of the host's connections."""
+    """`tap` may put something of the test's own on each of the host's connections.
+
+    With `vsock` host and enclave meet on a hybrid vsock, as under Firecracker.
+    """
     root = DevelopmentRoot.create()
     owner_key = generate_owner_key(folder / "owner.key")
     configuration = folder / "enclave.json"
@@ -120,10 +124,15 @@ def deployment(
     configuration.write_text(json.dumps({"model_owner": owner.hex(), "limits": limits}))
     pcrs = measure(Configuration.load(configuration).to_bytes(), image=build_image())
     services, listen = Address("unix", path=f"{folder}/services"), Address("unix", path=f"{folder}/enclave")
+    inside: dict[str, Any] = {"listen": listen, "host": tap(services)}
+    if vsock:
+        device = folder / "v"
+        inside = {"listen": Address.parse("vsock://any:5000"), "host": Address.parse("vsock://2:5001"), "vsock": device}
+        listen, services = (Address("vsock+unix", path=str(device), port=port) for port in (5000, 5001))
     environment = {"AWS_ACCESS_KEY_ID": ROLE.access_key_id, "AWS_SECRET_ACCESS_KEY": ROLE.secret_access_key}
 
     def start() -> LocalEnclave:
-        return LocalEnclave(configuration=configuration, listen=listen, host=tap(services), root=root)
+        return LocalEnclave(configuration=configuration, root=root, **inside)
 
     with ExitStack() as stack:
         kms = stack.enter_context(KmsServer(store=folder / "kms.sqlite", credentials=[ROLE], roots=[root.der]))
@@ -147,7 +156,7 @@ def deployment(
         command = [sys.executable, "-c", _HOST, str(services), str(tap(listen)), str(folder / "package")]
         command.append(str(tap(Address.parse(kms.url.replace("http", "tcp")))).replace("tcp", "http"))
         host = stack.enter_context(_running(command, {**os.environ, **environment}))
-        _await(lambda: Path(services.path).exists())
+        _await(lambda: Path(services.listening_path).exists())
         enclave = start()
         stack.callback(lambda: running.enclave.close())  # noqa: PLW0108 - `restart` replaces it
         running = Deployment(

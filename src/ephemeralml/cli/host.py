@@ -22,9 +22,9 @@ def run(
     *,
     configuration: Annotated[Path | None, typer.Option(help="Start an enclave with this configuration.")] = None,
     root: Annotated[Path, typer.Option(help="Development root for that enclave.")] = Path("dev-root"),
-    connect: Annotated[str | None, typer.Option(help="Or use the enclave that listens here.")] = None,
+    connect: Annotated[str | None, typer.Option(help=f"Or use the enclave that listens here: {Address.FORMS}.")] = None,
     services: Annotated[str | None, typer.Option(help="Where that enclave finds this host.")] = None,
-    relay: Annotated[str, typer.Option(help="Where clients connect.")] = "tcp://127.0.0.1:7001",
+    relay: Annotated[str, typer.Option(help=f"Where clients connect: {Address.FORMS}.")] = "tcp://127.0.0.1:7001",
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="Events as JSON lines.")] = False,
 ) -> None:
