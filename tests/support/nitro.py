@@ -43,7 +43,13 @@ class Instance:
 
     def enclaves(self) -> list[dict[str, Any]]:
         """Those that run, as described."""
-        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.enclave"))]
+        found = []
+        for path in sorted(self.folder.glob("*.enclave")):
+            with suppress(FileNotFoundError):
+                info = json.loads(path.read_text())
+                if Path(f"/proc/{info['ProcessID']}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    found.append(info)
+        return found
 
     def calls(self, command: str) -> list[list[str]]:
         """The arguments of each call of `command`, so far."""
