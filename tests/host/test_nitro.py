@@ -257,7 +257,7 @@ def test_an_enclave_that_cannot_be_terminated_is_said(instance: Instance, caplog
 def test_the_console_is_shown_in_debug_mode_only(instance: Instance) -> None:
     lines: list[str] = []
     console = "\x1b[2J\x1b]0;owned\x07booting\r\n" + "x" * 10_000 + "\n\x00\n\u202ebackwards\nlast"
-    image = instance.image("sh", "-c", "echo; echo up; sleep 600", console=console)
+    image = instance.image("sh", "-c", "echo; echo up; exec sleep 600", console=console)
 
     async def test(_: RunningEnclave) -> None:
         while "up" not in lines:
