@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nitro import PCRS, Instance
+from nitro import PCRS, Instance, until
 
 from ephemeralml.attestation import Measurements
 from ephemeralml.errors import ConfigurationError, EphemeralMLError
@@ -216,25 +217,46 @@ def test_a_name_that_was_taken_meanwhile(instance: Instance) -> None:
     assert [info["EnclaveName"] for info in instance.enclaves()] == [mine.name]
 
 
-@pytest.mark.parametrize("step", ["describe_enclaves", "run_enclave"])
-def test_a_stop_in_the_middle_of_a_start_leaves_nothing(instance: Instance, step: str) -> None:
-    instance.script(**{step: [{"seconds": 1, "hang": 0.5}]})
+def stop_during(instance: Instance, step: str, **steps: list[dict[str, Any]]) -> None:
+    instance.script(**steps)
 
     async def main() -> None:
         starting = asyncio.ensure_future(launcher(instance).start())
-        while not instance.calls(step.replace("_", "-")):
+        while not instance.calls(step):
             await asyncio.sleep(0.01)
         starting.cancel()
         await asyncio.wait({starting})
         assert starting.cancelled()
 
     asyncio.run(main())
+
+
+def test_a_stop_before_a_start_leaves_nothing(instance: Instance) -> None:
+    stop_during(instance, "describe-enclaves", describe_enclaves=[{"hang": 600}])
+    assert instance.calls("run-enclave") == []
+
+
+def test_a_stop_in_the_middle_of_a_start_leaves_nothing(instance: Instance) -> None:
+    stop_during(instance, "run-enclave", run_enclave=[{"seconds": 0.5}])
+    # Long enough for an enclave whose start nobody waited for.
+    time.sleep(1)
+    assert instance.enclaves() == []
+    assert len(instance.calls("terminate-enclave")) == 1
+
+
+def test_a_stop_while_an_enclave_is_looked_at_leaves_nothing(instance: Instance) -> None:
+    stop_during(instance, "run-enclave", describe_enclaves=[{}, {"hang": 600}], run_enclave=[{"seconds": 0.5}])
     assert instance.enclaves() == []
 
 
-def test_a_start_that_outlasts_the_stop_is_given_up(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_outlasts_the_stop_is_given_up_and_ended_by_the_next(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nitro, "_STOP_SECONDS", 0.2)
-    test_a_stop_in_the_middle_of_a_start_leaves_nothing(instance, "run_enclave")
+    stop_during(instance, "run-enclave", run_enclave=[{"seconds": 1}])
+    until(instance.enclaves)
+    asyncio.run(_started_and_stopped(launcher(instance)))
+    assert instance.enclaves() == []
 
 
 def test_an_enclave_that_cannot_be_terminated_is_said(instance: Instance, caplog: pytest.LogCaptureFixture) -> None:

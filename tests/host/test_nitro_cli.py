@@ -31,6 +31,28 @@ MINE = {
 }
 
 
+NEVER: list[dict[str, object]] = [
+    {"EnclaveID": "--all"},
+    {"EnclaveID": "i-0-enc1\n"},
+    {"EnclaveID": 7},
+    {"EnclaveName": None},
+    {"EnclaveName": "a\u001b[2J"},
+    {"EnclaveName": "a" * 400},
+    {"ProcessID": "4000"},
+    {"ProcessID": True},
+    {"ProcessID": 0},
+    {"ProcessID": -1},
+    {"ProcessID": 2**40},
+    {"ProcessID": 4000.0},
+    {"State": ["RUNNING"]},
+    {"Measurements": []},
+    {"Measurements": {"PCR0": PCRS["PCR0"]}},
+    {"Measurements": PCRS | {"PCR1": PCRS["PCR1"][:-1]}},
+    {"Measurements": PCRS | {"PCR2": 5}},
+    {"Measurements": PCRS | {"PCR8": "x" * 96}},
+]
+
+
 def call(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
@@ -141,26 +163,7 @@ def test_one_that_never_stops_talking_is_stopped(instance: Instance) -> None:
         '[{"State": "RUNNING", "State": "RUNNING"}]',
         *(json.dumps([{key: value for key, value in MINE.items() if key != name}])
           for name in ("EnclaveID", "ProcessID", "State", "Flags", "Measurements")),
-        *(json.dumps([MINE | changed]) for changed in (
-            {"EnclaveID": "--all"},
-            {"EnclaveID": "i-0-enc1\n"},
-            {"EnclaveID": 7},
-            {"EnclaveName": None},
-            {"EnclaveName": "a\u001b[2J"},
-            {"EnclaveName": "a" * 400},
-            {"ProcessID": "4000"},
-            {"ProcessID": True},
-            {"ProcessID": 0},
-            {"ProcessID": -1},
-            {"ProcessID": 2**40},
-            {"ProcessID": 4000.0},
-            {"State": ["RUNNING"]},
-            {"Measurements": []},
-            {"Measurements": {"PCR0": PCRS["PCR0"]}},
-            {"Measurements": PCRS | {"PCR1": PCRS["PCR1"][:-1]}},
-            {"Measurements": PCRS | {"PCR2": 5}},
-            {"Measurements": PCRS | {"PCR8": "x" * 96}},
-        )),
+        *(json.dumps([MINE | changed]) for changed in NEVER),
     ],
 )  # fmt: skip
 def test_an_answer_that_nitro_cli_never_gives(instance: Instance, answer: str) -> None:

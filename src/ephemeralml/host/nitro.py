@@ -27,6 +27,7 @@ _MEMORY_TO_EIF: Final = 4
 _MIB: Final = 1024 * 1024
 # What a start that is under way gets to end when the host stops: killed halfway, it could leave an enclave.
 _STOP_SECONDS: Final = 20
+_LAST_WORDS_SECONDS: Final = 2
 _READ_BYTES: Final = 4096
 
 _log = logging.getLogger("ephemeralml.host")
@@ -181,8 +182,11 @@ class _NitroEnclave:
         asyncio.get_running_loop().remove_reader(self._process)
         os.close(self._process)
         if self._console is not None and self._showing is not None:
-            await nitro_cli.end(self._console)
+            # It ends with the enclave; its last lines may say why.
+            await asyncio.wait({self._showing}, timeout=_LAST_WORDS_SECONDS)
             self._showing.cancel()
+            await asyncio.wait({self._showing})
+            await nitro_cli.end(self._console)
 
 
 async def _terminate(identity: str) -> None:

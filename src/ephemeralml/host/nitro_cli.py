@@ -131,13 +131,15 @@ async def console(identity: str) -> asyncio.subprocess.Process:
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """Kill nitro-cli, if it still runs."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
+    """Kill nitro-cli, if it still runs, when nobody reads what it says any more."""
+    _kill(process)
     # Somebody else may hold its pipes.
     with suppress(TimeoutError):
         async with asyncio.timeout(_EXIT_SECONDS):
+            for stream in (process.stdout, process.stderr):
+                # A pipe whose end was not seen stays open.
+                while stream is not None and await stream.read(_READ_BYTES):
+                    pass
             await process.wait()
 
 
@@ -145,7 +147,7 @@ async def _call(command: str, *options: str, seconds: float = _SECONDS) -> objec
     process = await _spawn(command, *options, stderr=asyncio.subprocess.PIPE)
     try:
         async with asyncio.timeout(seconds):
-            answer, errors = await asyncio.gather(_read(process.stdout), _read(process.stderr))
+            answer, errors = await asyncio.gather(_read(process, process.stdout), _read(process, process.stderr))
             status = await process.wait()
     except TimeoutError:
         raise NitroCliError(
@@ -155,6 +157,8 @@ async def _call(command: str, *options: str, seconds: float = _SECONDS) -> objec
         ) from None
     finally:
         await end(process)
+    if len(answer) > _ANSWER_BYTES or len(errors) > _ANSWER_BYTES:
+        _malformed(f"more than {_ANSWER_BYTES} bytes")
     if status:
         raise _failure(command, status, errors)
     return _parse(answer)
@@ -179,14 +183,22 @@ async def _spawn(command: str, *options: str, stderr: int) -> asyncio.subprocess
         ) from error
 
 
-async def _read(stream: asyncio.StreamReader | None) -> bytes:
+async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReader | None) -> bytes:
+    """All that it says; one that says too much is killed."""
     assert stream is not None
     data = bytearray()
     while chunk := await stream.read(_READ_BYTES):
-        data += chunk
         if len(data) > _ANSWER_BYTES:
-            _malformed(f"more than {_ANSWER_BYTES} bytes")
+            _kill(process)
+        else:
+            data += chunk
     return bytes(data)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
 
 
 def _failure(command: str, status: int, errors: bytes) -> NitroCliError:
