@@ -93,6 +93,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                start_new_session=True,
                 env=deployed.world.environment("host") | instance.environment,
             )
 
@@ -112,7 +113,10 @@ class Host:
         return relay
 
     def end(self, how: signal.Signals | None = None) -> int:
-        if how is not None:
+        if how is signal.SIGINT:
+            # As at a terminal, where the whole process group gets it.
+            os.killpg(self.process.pid, how)
+        elif how is not None:
             self.process.send_signal(how)
         status = self.process.wait(PATIENCE)
         assert "Traceback" not in self.err.read_text()
@@ -236,6 +240,7 @@ def test_a_stop_in_every_phase_leaves_nothing(
     phase(host, instance)
     assert host.end(how) == {signal.SIGINT: 130, signal.SIGTERM: 0}[how]
     assert instance.enclaves() == []
+    assert len(instance.calls("terminate-enclave")) == (phase is not pausing)
     until(lambda: not left(instance))
 
 
