@@ -526,6 +526,20 @@ def test_ctrl_c_while_the_host_serves(world: World, start: Start, scratch: Path)
     assert nothing_left(scratch)
 
 
+def test_an_enclave_that_is_killed_is_started_again(world: World, start: Start, scratch: Path) -> None:
+    host = start(*world.host(), profile="host")
+    with Client(host.relay(), policy=Policy.load(world.policy)) as client:
+        client.embed(["a text"])
+        for pid in processes(scratch):
+            os.kill(pid, signal.SIGKILL)
+        await_(lambda: host.said().count("host: ready ") == 2)
+        client.embed(["a text"])
+        assert client.attestations == 2
+    assert host.said().count("host: enclave failed ") == 1
+    assert host.interrupt().status == 130
+    assert nothing_left(scratch)
+
+
 def test_ctrl_c_while_the_host_waits_for_kms(world: World, start: Start, scratch: Path, silent: socket.socket) -> None:
     command = start(*world.host(kms=f"http://127.0.0.1:{port(silent)}"), profile="host")
     with asked(silent):
