@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,  # noqa: A004 - botocore's, no builtin
     CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
@@ -176,7 +177,7 @@ def _ask(connect: Callable[[], Any], operation: str, **parameters: str) -> Mappi
     except _NO_CREDENTIALS:
         fix = "give the instance a role (the stack does), or set AWS_PROFILE"
         return Refused("credentials", "no AWS credentials on this machine", fix)
-    except HTTPClientError as error:
+    except (ConnectionError, HTTPClientError) as error:
         return Refused("unreachable", f"AWS does not answer ({type(error).__name__})", _NETWORK)
     # A profile or region that does not exist; what botocore's parsers let through when the answer is not AWS's.
     except (BotoCoreError, ResponseParserError, ValueError, TypeError, AttributeError) as error:
