@@ -61,12 +61,17 @@ def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
 
 def packages(names: Sequence[str], *, extra: str) -> Finding:
     """Whether the modules `names` can be imported; `extra` of this distribution brings them."""
-    done = subprocess.run(  # noqa: S603 - our own interpreter and script
-        [sys.executable, "-c", _IMPORT, *names], capture_output=True, text=True, check=False, timeout=_IMPORT_SECONDS
-    )
+    fix = f"pip install 'ephemeralml[{extra}]', or `make venv` in a checkout"
+    command = [sys.executable, "-c", _IMPORT, *names]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and script
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=_IMPORT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return Finding.failed("packages", f"their import lasts more than {_IMPORT_SECONDS} s", fix)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"an import ended with status {done.returncode}"])[-1]
-        return Finding.failed("packages", said, f"pip install 'ephemeralml[{extra}]', or `make venv` in a checkout")
+        said = (done.stderr.strip().splitlines() or [f"their import ended the process (status {done.returncode})"])[-1]
+        return Finding.failed("packages", said[:200], fix)
     return Finding.ok("packages", ", ".join(names))
 
 
