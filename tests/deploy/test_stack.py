@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,21 @@ def test_what_user_data_sets_aside_is_what_doctor_asks_for(stack: Stack, tmp_pat
     settings.write_text(written)
     assert allocator_settings(2, 3072, path=settings).state is State.OK
     assert allocator_settings(2, 3073, path=settings).state is State.FAILED
+
+
+def test_user_data_sets_what_the_service_reads(stack: Stack) -> None:
+    systemd = TEMPLATE.parents[1] / "systemd"
+    if not systemd.exists():
+        pytest.skip("deploy/systemd is not there")
+    script: str = stack.properties("Host")["UserData"]
+    installed = re.findall(r"deploy/systemd/(\S+)", script)
+    assert len(installed) == 3
+    assert all((systemd / name).is_file() for name in installed)
+    settings = re.findall(r"s\|\^(\w+)=", script)
+    assert settings == ["PACKAGE", "MEMORY", "RELAY"]
+    read = re.findall(r"^(\w+)=", (systemd / "host.env").read_text(), re.MULTILINE)
+    assert set(settings) <= set(read)
+    assert "/opt/ephemeralml/bin/ephemeralml" in (systemd / "ephemeralml-host.service").read_text()
 
 
 def test_a_release_is_checked_before_anything_of_it_is_used(stack: Stack, tmp_path: Path) -> None:
