@@ -10,6 +10,7 @@ import typer
 
 _COMMANDS: Final = {
     "demo": "demo:demo",
+    "doctor": "doctor:doctor",
     "keygen": "owner:keygen",
     "pack": "owner:pack_model",
     "inspect": "inspect:inspect",
