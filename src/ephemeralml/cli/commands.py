@@ -12,6 +12,7 @@ _COMMANDS: Final = {
     "demo": "demo:demo",
     "keygen": "owner:keygen",
     "pack": "owner:pack_model",
+    "rewrap": "owner:rewrap_package",
     "inspect": "inspect:inspect",
     "policy": "policy:app",
     "enclave": "enclave:app",
