@@ -13,6 +13,7 @@ _COMMANDS: Final = {
     "doctor": "doctor:doctor",
     "keygen": "owner:keygen",
     "pack": "owner:pack_model",
+    "rewrap": "owner:rewrap_package",
     "inspect": "inspect:inspect",
     "policy": "policy:app",
     "enclave": "enclave:app",

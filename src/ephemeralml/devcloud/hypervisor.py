@@ -88,15 +88,15 @@ class LocalEnclave:
         return self.process.wait()
 
     def close(self) -> None:
-        """Stop the enclave: kindly, then not."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        """Stop the enclave: kindly, so that it answers what it has in work, then not."""
         self.process.terminate()
         try:
             self.process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self._nsm.close()
         self._device.close()
 

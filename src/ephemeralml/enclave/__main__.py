@@ -87,7 +87,14 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
 
     serving = asyncio.create_task(server.serve(listen, ready=ready))
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, serving.cancel)
+
+    def told_to_stop() -> None:
+        if server.drain():
+            print("enclave: stopping; what is in work is answered first", file=sys.stderr, flush=True)
+        else:
+            serving.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, told_to_stop)
     if booted.module.platform == "local":
         # The hypervisor's stand-in holds the other end of standard input: an enclave does not outlive it.
         loop.add_reader(sys.stdin, serving.cancel)

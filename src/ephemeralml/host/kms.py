@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import boto3
@@ -22,7 +22,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
-from ephemeralml.package import DataKey
+from ephemeralml.package import DataKey, KeyRecord
 
 PROVIDER: Final = "aws-kms"
 
@@ -123,6 +123,30 @@ class KmsClient:
             raise _bad_answer(f"a data key of {len(plaintext)} bytes instead of 32")
         return DataKey(plaintext=plaintext, wrapped=wrapped, key_arn=key_arn, provider=PROVIDER)
 
+    def re_encrypt(
+        self, *, wrapped_dek: bytes, encryption_context: Mapping[str, str], from_arn: str, to_arn: str
+    ) -> bytes:
+        """The data key wrapped by `from_arn`, wrapped by `to_arn` under the same context; KMS alone sees it.
+
+        Both keys are of this client's region. Raises `KeyReleaseError`, also for an answer about other keys.
+        """
+        for key_arn in (from_arn, to_arn):
+            self._check_region(key_arn)
+        context = dict(encryption_context)
+        answer = self._call(
+            "re_encrypt",
+            CiphertextBlob=wrapped_dek,
+            SourceKeyId=from_arn,
+            SourceEncryptionContext=context,
+            SourceEncryptionAlgorithm="SYMMETRIC_DEFAULT",
+            DestinationKeyId=to_arn,
+            DestinationEncryptionContext=context,
+            DestinationEncryptionAlgorithm="SYMMETRIC_DEFAULT",
+        )
+        if answer.get("SourceKeyId") != from_arn:
+            raise _bad_answer("it names another source key than the one asked for")
+        return _checked(answer, to_arn, "CiphertextBlob")
+
     def _check_region(self, key_arn: str) -> None:
         region = key_region(key_arn)
         if region != self._region:
@@ -159,6 +183,30 @@ class KmsKeyProvider:
     def generate_data_key(self, encryption_context: Mapping[str, str]) -> DataKey:
         """A new data key bound to `encryption_context`. Raises `KeyReleaseError`."""
         return self._client.generate_data_key(key_arn=self._key_arn, encryption_context=encryption_context)
+
+
+class KmsKeyRewrapper:
+    """Moves data keys under one KMS key, for `rewrap`, in the region that its ARN names."""
+
+    def __init__(self, key_arn: str, *, endpoint_url: str | None = None) -> None:
+        self._key_arn = key_arn
+        self._client = KmsClient(region=key_region(key_arn), endpoint_url=endpoint_url)
+
+    def rewrap(self, record: KeyRecord) -> KeyRecord:
+        """The record of the same data key under the new KMS key. Raises `KeyReleaseError`."""
+        if key_region(record.key_arn) != key_region(self._key_arn):
+            raise KeyReleaseError(
+                f"the package's key is in {key_region(record.key_arn)}, the new one in {key_region(self._key_arn)}; "
+                "KMS re-encrypts within one region: name a key there, or pack the model again",
+                code="kms.region",
+            )
+        wrapped = self._client.re_encrypt(
+            wrapped_dek=record.wrapped_dek,
+            encryption_context=record.encryption_context,
+            from_arn=record.key_arn,
+            to_arn=self._key_arn,
+        )
+        return replace(record, key_arn=self._key_arn, wrapped_dek=wrapped)
 
 
 def key_region(key_arn: str) -> str:

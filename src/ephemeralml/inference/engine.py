@@ -14,8 +14,8 @@ from ephemeralml.inference.bert import Graph
 from ephemeralml.inference.protobuf import NO_FOLDER
 from ephemeralml.inference.weights import Array
 
-# How threads wait for each other: by spinning, long enough for the gaps between two operators and no longer. On two
-# cores that takes 7 to 20 % off a call. Beside one neighbour that never rests it adds up to a third, where the runtime's
+# How threads wait for each other: by spinning, long enough for the gap between two operators and no longer. On two
+# cores that takes 7 to 20 % off a call. Beside a neighbour that never rests it adds up to a third, where the runtime's
 # own choice, which spins on, adds up to 90 %.
 _WAITING: Final = {"allow_spinning": "1", "spin_duration_us": "50", "spin_backoff_max": "64"}
 

@@ -53,6 +53,7 @@ class Operations:
             "GenerateDataKey": self._generate_data_key,
             "GetKeyPolicy": self._get_key_policy,
             "PutKeyPolicy": self._put_key_policy,
+            "ReEncrypt": self._re_encrypt,
         }
 
     def perform(self, action: str, body: fields.Body, principal: str) -> Answer:
@@ -119,39 +120,66 @@ class Operations:
         return {"CiphertextBlob": _base64(sealed), "KeyId": key.arn, **_released(plaintext, recipient)}
 
     def _decrypt(self, body: fields.Body, principal: str) -> Answer:
-        _check_algorithm(body)
-        sealed = fields.blob(body, "CiphertextBlob", limit=blob.MAX_BLOB_BYTES)
-        context = fields.encryption_context(body)
         recipient = self._recipient(body)
-        key_id = blob.key_id(sealed)
-        key = self._store.get(key_id) if body.get("KeyId") is None else self._named_key(body)
+        key, plaintext = self._unsealed(body, principal, "kms:Decrypt", recipient=recipient)
+        return {"KeyId": key.arn, "EncryptionAlgorithm": _ALGORITHM, **_released(plaintext, recipient)}
+
+    def _re_encrypt(self, body: fields.Body, principal: str) -> Answer:
+        """Two permissions, each with the conditions of its own key: to read from the source, to write to the other."""
+        _check_algorithm(body, "DestinationEncryptionAlgorithm")
+        destination = self._named_key(body, "DestinationKeyId")
+        context = fields.encryption_context(body, "DestinationEncryptionContext")
+        source, plaintext = self._unsealed(body, principal, "kms:ReEncryptFrom", member="Source{}")
+        _authorize(principal, "kms:ReEncryptTo", destination, context=context)
+        return {
+            "CiphertextBlob": _base64(blob.seal(plaintext, key=destination, context=context)),
+            "SourceKeyId": source.arn,
+            "KeyId": destination.arn,
+            "SourceEncryptionAlgorithm": _ALGORITHM,
+            "DestinationEncryptionAlgorithm": _ALGORITHM,
+        }
+
+    def _unsealed(
+        self,
+        body: fields.Body,
+        principal: str,
+        action: str,
+        *,
+        recipient: Recipient | None = None,
+        member: str = "{}",
+    ) -> tuple[StoredKey, bytes]:
+        """CiphertextBlob's key and plaintext, if `action` is allowed; `member` spells the other members' names."""
+        _check_algorithm(body, member.format("EncryptionAlgorithm"))
+        sealed = fields.blob(body, "CiphertextBlob", limit=blob.MAX_BLOB_BYTES)
+        context = fields.encryption_context(body, member.format("EncryptionContext"))
+        key_id, named = blob.key_id(sealed), member.format("KeyId")
+        key = self._store.get(key_id) if body.get(named) is None else self._named_key(body, named)
         if key is None:
             raise ApiError(
                 "AccessDeniedException",
                 "The ciphertext refers to a customer master key that does not exist, does not exist in this region, "
                 "or you are not allowed to access.",
             )
-        _authorize(principal, "kms:Decrypt", key, context=context, recipient=recipient)
+        _authorize(principal, action, key, context=context, recipient=recipient)
         if key.key_id != key_id:
             raise ApiError(
                 "IncorrectKeyException",
                 "The key ID in the request does not identify a CMK that can perform this operation.",
             )
-        plaintext = blob.unseal(sealed, key=key, context=context)
-        return {"KeyId": key.arn, "EncryptionAlgorithm": _ALGORITHM, **_released(plaintext, recipient)}
+        return key, blob.unseal(sealed, key=key, context=context)
 
     def _recipient(self, body: fields.Body) -> Recipient | None:
         return read_recipient(body, policy=self._evidence, at=datetime.now(UTC))
 
-    def _named_key(self, body: fields.Body) -> StoredKey:
-        """The key that KeyId names by its id or ARN; there are no aliases here."""
-        name = fields.text(body, "KeyId")
+    def _named_key(self, body: fields.Body, member: str = "KeyId") -> StoredKey:
+        """The key that a member names by its id or ARN; there are no aliases here."""
+        name = fields.text(body, member)
         match = _KEY_ARN.fullmatch(name)
         if match is None and name.startswith("arn:"):
-            raise ApiError("InvalidArnException", "KeyId is not a key ARN.")
+            raise ApiError("InvalidArnException", f"{member} is not a key ARN.")
         key = self._store.get(name if match is None else match[1])
         if key is None or (match is not None and key.arn != name):
-            raise ApiError("NotFoundException", "The key named by KeyId does not exist.")
+            raise ApiError("NotFoundException", f"The key named by {member} does not exist.")
         return key
 
     def _metadata(self, key: StoredKey) -> Answer:
@@ -215,9 +243,9 @@ def _check_policy_name(body: fields.Body) -> None:
         raise ApiError("NotFoundException", "No such policy exists.")
 
 
-def _check_algorithm(body: fields.Body) -> None:
-    if fields.text(body, "EncryptionAlgorithm", default=_ALGORITHM) != _ALGORITHM:
-        raise ApiError("InvalidKeyUsageException", f"EncryptionAlgorithm must be {_ALGORITHM}.")
+def _check_algorithm(body: fields.Body, member: str = "EncryptionAlgorithm") -> None:
+    if fields.text(body, member, default=_ALGORITHM) != _ALGORITHM:
+        raise ApiError("InvalidKeyUsageException", f"{member} must be {_ALGORITHM}.")
 
 
 def _data_key_size(body: fields.Body) -> int:
