@@ -46,7 +46,8 @@ plan = HostPlan(relay=Address.parse("tcp://127.0.0.1:0"), services=Address.parse
                 enclave=Address.parse(enclave), kms_endpoint=kms)
 def ready(address, stages):
     print(address, flush=True)
-asyncio.run(run_host(plan, source=FolderSource(package), on_ready=ready, on_restart=lambda error, seconds: None,
+asyncio.run(run_host(plan, open_source=lambda: FolderSource(package), on_ready=ready,
+                     on_restart=lambda error, seconds: None, on_kept=lambda error: None,
                      on_closed=lambda relayed: None))
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,23 @@ class Enclave:
 Life = Callable[["World", Enclave], Awaitable[None]]
 
 
+def given(relay: Relay, ready: list[str]) -> Supervisor:
+    """The supervisor of an enclave that others start."""
+
+    async def nothing() -> None:
+        raise AssertionError("nothing is started")
+
+    return Supervisor(
+        None,
+        relay=relay,
+        restarts=QUICK,
+        before_start=nothing,
+        on_ready=ready.append,
+        on_restart=lambda *_: None,
+        on_kept=lambda _: None,
+    )
+
+
 class World:
     """A launcher whose enclaves live the given lives, one after the other, and the supervisor of it."""
 
@@ -49,21 +67,31 @@ class World:
         self.restarts: list[tuple[str, float]] = []
         self.enclaves: list[Enclave] = []
         self.tasks: list[asyncio.Future[None]] = []
+        self.kept: list[str] = []
         self.supervisor = Supervisor(
             self,
             relay=self.relay,
             restarts=restarts,
+            before_start=self.prepare,
             on_ready=self.ready.append,
             on_restart=lambda error, seconds: self.restarts.append((error.code, seconds)),
+            on_kept=lambda error: self.kept.append(error.code),
         )
+        self.prepared = 0
+        self.beside = 0
+
+    async def prepare(self) -> None:
+        self.prepared += 1
 
     async def start(self) -> RunningEnclave:
-        # No two at once.
-        assert all(enclave.stopped for enclave in self.enclaves)
+        # Never more than one beside the one that serves.
+        assert sum(not enclave.stopped for enclave in self.enclaves) <= self.beside
         life = self._lives.pop(0)
         if isinstance(life, EphemeralMLError):
             raise life
-        enclave = Enclave(self.address)
+        enclave = Enclave(
+            Address("unix", path=f"{self.address.path}-{len(self.enclaves)}") if self.beside else self.address
+        )
         self.enclaves.append(enclave)
         self.tasks.append(asyncio.ensure_future(life(self, enclave)))
         return enclave
@@ -247,7 +275,7 @@ def test_an_enclave_that_others_start_is_waited_for_and_left_alone(tmp_path: Pat
     async def main() -> None:
         ready: list[str] = []
         relay = Relay(Address("unix", path=f"{tmp_path}/enclave"), on_closed=lambda _: None)
-        supervisor = Supervisor(None, relay=relay, restarts=QUICK, on_ready=ready.append, on_restart=lambda *_: None)
+        supervisor = given(relay, ready)
         running = asyncio.ensure_future(supervisor.run())
         await supervisor.on_state("ready", "", "boot times")
         await asyncio.sleep(0.01)
@@ -255,9 +283,83 @@ def test_an_enclave_that_others_start_is_waited_for_and_left_alone(tmp_path: Pat
         assert relay.enclave is not None
         running.cancel()
         await asyncio.wait({running})
-        failed = Supervisor(None, relay=relay, restarts=QUICK, on_ready=ready.append, on_restart=lambda *_: None)
+        failed = given(relay, ready)
         await failed.on_state(*DENIED)
         with pytest.raises(EnclaveFailedError, match="denied"):
             await failed.run()
 
     asyncio.run(main())
+
+
+async def serve_on(world: World, _: Enclave) -> None:
+    await world.say("ready", message="boot times")
+
+
+def replacing(folder: Path, *lives: Life | EphemeralMLError, steps: Callable[[World], Awaitable[None]]) -> World:
+    """A world whose first enclave serves, after `steps`; everything of it is stopped."""
+
+    async def main() -> World:
+        world = World(folder, [serve_on, *lives], QUICK)
+        supervising = asyncio.ensure_future(world.supervisor.run())
+        async with asyncio.timeout(30):
+            await until(lambda: world.relay.enclave is not None)
+            world.beside = 1
+            await steps(world)
+        supervising.cancel()
+        await asyncio.wait({supervising})
+        assert all(enclave.stopped for enclave in world.enclaves)
+        for task in world.tasks:
+            task.cancel()
+        await asyncio.gather(*world.tasks, return_exceptions=True)
+        return world
+
+    return asyncio.run(main())
+
+
+async def until(true: Callable[[], object]) -> None:
+    while not true():
+        await asyncio.sleep(0.001)
+
+
+def test_another_enclave_takes_over_before_the_first_is_stopped(tmp_path: Path) -> None:
+    async def steps(world: World) -> None:
+        first = world.relay.enclave
+        world.supervisor.replace()
+        await until(lambda: world.relay.enclave != first)
+        assert world.relay.enclave == world.enclaves[1].address
+        assert not world.enclaves[1].stopped
+        await until(lambda: world.enclaves[0].stopped)
+
+    world = replacing(tmp_path, serve_on, steps=steps)
+    assert (world.ready, world.prepared, world.restarts) == (["boot times"] * 2, 2, [])
+
+
+def kept(world: World, number: int) -> bool:
+    return len(world.kept) == number
+
+
+@pytest.mark.parametrize("life", [crash_at_boot, fail_with("package.damaged"), ConfigurationError("no", code="x")])
+def test_one_that_fails_takes_nothing_over(tmp_path: Path, life: Life | EphemeralMLError) -> None:
+    async def steps(world: World) -> None:
+        first = world.relay.enclave
+        for number in (1, 2):
+            world.supervisor.replace()
+            await until(partial(kept, world, number))
+            assert world.relay.enclave == first
+            assert not world.enclaves[0].stopped
+
+    world = replacing(tmp_path, life, life, steps=steps)
+    assert (world.ready, world.restarts) == (["boot times"], [])
+
+
+def test_an_enclave_that_ends_while_another_boots_is_replaced_by_it(tmp_path: Path) -> None:
+    async def slow(world: World, _: Enclave) -> None:
+        world.enclaves[0].ended.set_result(ENDED)
+        await asyncio.sleep(0.02)
+        await world.say("ready", message="boot times")
+
+    async def steps(world: World) -> None:
+        world.supervisor.replace()
+        await until(lambda: len(world.enclaves) == 2 and world.relay.enclave == world.enclaves[1].address)
+
+    assert replacing(tmp_path, slow, steps=steps).restarts == []

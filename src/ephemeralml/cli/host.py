@@ -15,6 +15,7 @@ import typer
 from ephemeralml.session.transport import Address
 
 if TYPE_CHECKING:
+    from ephemeralml.errors import EphemeralMLError
     from ephemeralml.host.launch import EnclaveFailedError, Launcher, LocalLauncher
     from ephemeralml.host.relay import Relayed
 
@@ -51,6 +52,8 @@ def run(
 ) -> None:
     """Serve clients until stopped (Ctrl-C). An enclave that ends is started again.
 
+    SIGUSR1 puts a new enclave, and whatever package is there now, in the place of the running one without a pause.
+
     Example: ephemeralml host run package --configuration enclave.json --root dev-root --kms-endpoint http://127.0.0.1:7002
 
     On AWS: ephemeralml host run package --platform nitro --eif enclave.eif --measurements measurements.json
@@ -75,17 +78,19 @@ def run(
     def restarting(error: EnclaveFailedError, seconds: float) -> None:
         say("enclave failed", reason=str(error), code=error.code, starting_again_in_seconds=seconds)
 
+    def kept(error: EphemeralMLError) -> None:
+        say("enclave kept", reason=f"the one that was to take over failed: {error}", code=error.code)
+
     def closed(relayed: Relayed) -> None:
         say("connection closed", bytes_to_enclave=relayed.to_enclave, bytes_to_client=relayed.to_client)
 
-    source = FolderSource(package)
     # What is not there, or cannot work, is the operator's mistake: said before anything starts.
-    source.manifest()
+    FolderSource(package).manifest()
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as folder:
         services_at = Address.parse(services or (f"unix://{folder}/host.sock" if eif is None else SERVICES))
         enclave: Address | Launcher
         if configuration is not None:
-            enclave = _local(configuration, root, Address.parse(f"unix://{folder}/enclave.sock"), services_at)
+            enclave = _local(configuration, root, Path(folder), services_at)
         elif eif is not None:
             enclave = NitroLauncher(
                 eif=eif,
@@ -105,21 +110,25 @@ def run(
         asyncio.run(
             run_host(
                 plan,
-                source=source,
+                open_source=lambda: FolderSource(package),
                 on_ready=lambda address, stages: say("ready", relay=str(address), boot=stages),
                 on_restart=restarting,
+                on_kept=kept,
                 on_closed=closed,
             )
         )
 
 
-def _local(configuration: Path, root: Path, listen: Address, services: Address) -> LocalLauncher:
+def _local(configuration: Path, root: Path, folder: Path, services: Address) -> LocalLauncher:
     from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
     from ephemeralml.host.launch import LocalLauncher  # noqa: PLC0415
 
     Configuration.load(configuration)
-    command = [*(sys.executable, "-m", "ephemeralml.cli", "enclave", "run", str(configuration)), "--root", str(root)]
-    return LocalLauncher([*command, "--listen", str(listen), "--host", str(services)], address=listen)
+    start = [*(sys.executable, "-m", "ephemeralml.cli", "enclave", "run", str(configuration)), "--root", str(root)]
+    return LocalLauncher(
+        lambda listen: [*start, "--listen", str(listen), "--host", str(services)],
+        folder=folder,
+    )
 
 
 def _plain(values: dict[str, object]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, Protocol
 
 from ephemeralml.errors import ConfigurationError, EphemeralMLError
@@ -45,22 +47,24 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Runs `command`, which is an enclave that listens at `address` for as long as the command lasts."""
+    """Runs `command` for an address in `folder`: an enclave that listens there for as long as the command lasts."""
 
-    def __init__(self, command: Sequence[str], *, address: Address) -> None:
+    def __init__(self, command: Callable[[Address], Sequence[str]], *, folder: Path) -> None:
         self._command = command
-        self._address = address
+        self._folder = folder
+        self._numbers = itertools.count(1)
 
     async def start(self) -> RunningEnclave:
         """Raises `ConfigurationError` when there is no such command."""
+        # Each its own: two may run while one takes the other's place.
+        address = Address("unix", path=str(self._folder / f"enclave-{next(self._numbers)}.sock"))
+        command = self._command(address)
         try:
             # Its own process group: a Ctrl-C at the terminal is ours to pass on, in order.
-            process = await asyncio.create_subprocess_exec(*self._command, start_new_session=True)
+            process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
         except OSError as error:
-            raise ConfigurationError(
-                f"cannot start {self._command[0]}: {error.strerror}", code="enclave.launch"
-            ) from error
-        return _LocalEnclave(process, self._address)
+            raise ConfigurationError(f"cannot start {command[0]}: {error.strerror}", code="enclave.launch") from error
+        return _LocalEnclave(process, address)
 
 
 class _LocalEnclave:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +59,8 @@ class NitroLauncher:
     debug: bool = False
     expected: Measurements | None = None
     address: Address | None = None
+    # Two may run while one takes the other's place.
+    _mine: set[str] = field(default_factory=set, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -72,7 +74,8 @@ class NitroLauncher:
         started = await self._run()
         enclave = None
         try:
-            enclave = _NitroEnclave(started, self.address or Address.parse(f"vsock://{started.cid}:{ENCLAVE_PORT}"))
+            address = self.address or Address.parse(f"vsock://{started.cid}:{ENCLAVE_PORT}")
+            enclave = _NitroEnclave(started, address, mine=self._mine)
             # Held by its descriptor from here on: what is described now cannot be another process of the same number.
             self._check(started, await nitro_cli.describe())
             if self.debug:
@@ -97,7 +100,7 @@ class NitroLauncher:
 
     async def _terminate_leftovers(self) -> None:
         for enclave in await nitro_cli.describe():
-            if enclave.name == self.name:
+            if enclave.name == self.name and enclave.identity not in self._mine:
                 _log.warning("terminating enclave %s, which a host that was killed has left", enclave.identity)
                 await nitro_cli.terminate(enclave.identity)
 
@@ -145,8 +148,9 @@ class NitroLauncher:
 class _NitroEnclave:
     """An enclave, by the process of nitro-cli that holds it: each of the two ends with the other."""
 
-    def __init__(self, started: Started, address: Address) -> None:
+    def __init__(self, started: Started, address: Address, *, mine: set[str]) -> None:
         self.address = address
+        self._mine = mine
         self._identity = started.identity
         try:
             self._process = os.pidfd_open(started.process)
@@ -157,6 +161,7 @@ class _NitroEnclave:
         self._console: asyncio.subprocess.Process | None = None
         self._showing: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
+        mine.add(started.identity)
         asyncio.get_running_loop().add_reader(self._process, self._end)
 
     def _end(self) -> None:
@@ -179,6 +184,7 @@ class _NitroEnclave:
     async def stop(self) -> None:
         if not self._ended.is_set():
             await _terminate(self._identity)
+        self._mine.discard(self._identity)
         asyncio.get_running_loop().remove_reader(self._process)
         os.close(self._process)
         if self._console is not None and self._showing is not None:

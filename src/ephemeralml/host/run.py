@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ephemeralml.errors import EphemeralMLError
 from ephemeralml.host.launch import EnclaveFailedError, Launcher
 from ephemeralml.host.relay import Relay, Relayed
 from ephemeralml.host.services import Services
@@ -34,28 +35,37 @@ class HostPlan:
 async def run_host(
     plan: HostPlan,
     *,
-    source: ArtifactSource,
+    open_source: Callable[[], ArtifactSource],
     on_ready: Callable[[Address, str], None],
     on_restart: Callable[[EnclaveFailedError, float], None],
+    on_kept: Callable[[EphemeralMLError], None],
     on_closed: Callable[[Relayed], None],
 ) -> None:
     """Run until cancelled or told to stop (SIGTERM).
 
-    `on_ready` hears the relay's address and the boot times of each enclave that serves, `on_restart` why one did not or
-    no longer does and in how many seconds the next one starts. Raises `ConfigurationError` when an address is taken or
+    SIGUSR1 starts another enclave beside the one that serves, from what image, configuration and package then are; once
+    it is ready it takes over. `on_ready` hears the relay's address and the boot times of each enclave that serves,
+    `on_restart` why one did not or no longer does and in how many seconds the next one starts, `on_kept` why one did
+    not take over. Raises `ConfigurationError` when an address is taken or
     an enclave cannot be started so, `EnclaveFailedError` when one does not boot and another try would not help.
     """
     raise_descriptor_limit()
     at, launcher = (plan.enclave, None) if isinstance(plan.enclave, Address) else (None, plan.enclave)
     relay = Relay(at, on_closed=on_closed)
+
+    async def renew() -> None:
+        await services.renew()
+
     supervisor = Supervisor(
         launcher,
         relay=relay,
         restarts=plan.restarts,
+        before_start=renew,
         on_ready=lambda stages: on_ready(bound, stages),
         on_restart=on_restart,
+        on_kept=on_kept,
     )
-    services = Services(source, kms_endpoint=plan.kms_endpoint, on_state=supervisor.on_state)
+    services = Services(open_source, kms_endpoint=plan.kms_endpoint, on_state=supervisor.on_state)
     service_server, _ = await listen(plan.services, services.connected)
     # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
     with contextlib.closing(service_server):
@@ -65,6 +75,8 @@ async def run_host(
             stack.callback(relay_server.close)
             preparing = asyncio.get_running_loop().run_in_executor(None, services.prepare)
             stack.callback(preparing.cancel)
+            if launcher is not None:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, supervisor.replace)
             await _until_stopped(asyncio.ensure_future(supervisor.run()))
 
 

@@ -34,14 +34,24 @@ OnState = Callable[[str, str, str], Awaitable[None]]
 
 
 class Services:
-    """Answers one enclave. `on_state` is awaited with (state, code, message) when the enclave reports one."""
+    """Answers the enclaves of one host, with the package that `open_source` finds each time that one starts.
 
-    def __init__(self, source: ArtifactSource, *, kms_endpoint: str | None, on_state: OnState) -> None:
-        self._source = source
+    `on_state` is awaited with (state, code, message) when an enclave reports one.
+    """
+
+    def __init__(
+        self, open_source: Callable[[], ArtifactSource], *, kms_endpoint: str | None, on_state: OnState
+    ) -> None:
+        self._open_source = open_source
+        self._source = open_source()
         self._kms_endpoint = kms_endpoint
         self._on_state = on_state
         self._kms: dict[str, KmsClient] = {}
         self._making = threading.Lock()
+
+    async def renew(self) -> None:
+        """Look at the package anew: another may have been published since."""
+        self._source = await asyncio.to_thread(self._open_source)
 
     def prepare(self) -> None:
         """Make the client of the package's KMS, a third of a second's work, before the enclave asks for its key."""

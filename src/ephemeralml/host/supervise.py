@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from ephemeralml.host.launch import EnclaveFailedError, Launcher
+from ephemeralml.errors import EphemeralMLError
+from ephemeralml.host.launch import EnclaveFailedError, Launcher, RunningEnclave
 from ephemeralml.host.relay import Relay
 
 # A failed boot is tried again only for these reasons: they lie with the network or a service. Any other answer (KMS
@@ -48,8 +49,8 @@ class Restarts:
 class Supervisor:
     """Runs one enclave of `launcher` after the other behind `relay`; without a launcher, others start it.
 
-    `on_ready` hears the boot times of each enclave that serves; `on_restart` of each failure, and in how many seconds
-    the next one starts.
+    `before_start` is awaited before each start. `on_ready` hears the boot times of each enclave that serves;
+    `on_restart` of each failure, and in how many seconds the next one starts; `on_kept` why one did not take over.
     """
 
     def __init__(
@@ -58,16 +59,21 @@ class Supervisor:
         *,
         relay: Relay,
         restarts: Restarts,
+        before_start: Callable[[], Awaitable[None]],
         on_ready: Callable[[str], None],
         on_restart: Callable[[EnclaveFailedError, float], None],
+        on_kept: Callable[[EphemeralMLError], None],
     ) -> None:
         self._launcher = launcher
         self._relay = relay
         self._restarts = restarts
+        self._before_start = before_start
         self._on_ready = on_ready
         self._on_restart = on_restart
+        self._on_kept = on_kept
         self._loop = asyncio.get_running_loop()
         self._booted: asyncio.Future[str | EnclaveFailedError] = self._loop.create_future()
+        self._replace = asyncio.Event()
         self._failures = 0
 
     async def on_state(self, state: str, code: str, message: str) -> None:
@@ -106,35 +112,63 @@ class Supervisor:
                 self._on_restart(error, pause)
                 await asyncio.sleep(pause)
 
+    def replace(self) -> None:
+        """Start another enclave beside the one that serves, and change over once it is ready."""
+        self._replace.set()
+
     async def _live(self, launcher: Launcher) -> NoReturn:
-        """One enclave from its start to its end."""
-        self._booted = self._loop.create_future()
+        """One enclave from its start to its end, and those that took its place."""
         # Whoever is still joined to the enclave before this one would wait for answers that nobody gives.
         await self._relay.part()
-        enclave = await launcher.start()
-        steady: asyncio.TimerHandle | None = None
-        ended = asyncio.ensure_future(enclave.wait())
+        current = await self._boot(launcher)
         try:
-            first: list[asyncio.Future[Any]] = [ended, self._booted]
+            while True:
+                self._relay.enclave = current.address
+                told = asyncio.ensure_future(self._replace.wait())
+                try:
+                    await asyncio.wait({current.ended, told}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    told.cancel()
+                if current.ended.done():
+                    raise current.ended.result()
+                self._replace.clear()
+                try:
+                    successor = await self._boot(launcher)
+                except EphemeralMLError as error:
+                    self._on_kept(error)
+                    continue
+                # New connections go to the new one from here on; the old one's are ended by its stop.
+                self._relay.enclave = successor.address
+                retired, current = current, successor
+                await retired.stop()
+        finally:
+            self._relay.enclave = None
+            await current.stop()
+
+    async def _boot(self, launcher: Launcher) -> _Watched:
+        """An enclave that serves. Raises as its start does, or `EnclaveFailedError`; then nothing of it is left."""
+        self._booted = self._loop.create_future()
+        await self._before_start()
+        watched = _Watched(await launcher.start())
+        try:
+            first: list[asyncio.Future[Any]] = [watched.ended, self._booted]
             await asyncio.wait(first, timeout=self._restarts.boot, return_when=asyncio.FIRST_COMPLETED)
             if self._booted.done():
                 self._serving(self._booted.result())
-                self._relay.enclave = enclave.address
-                steady = self._loop.call_later(self._restarts.steady, self._forgive)
-            elif not ended.done():
+            elif watched.ended.done():
+                raise watched.ended.result()
+            else:
                 raise EnclaveFailedError(
                     f"the enclave was not ready {self._restarts.boot:g} s after its start; its console says how far it "
                     "came, and whether it reaches this host's services",
                     code="enclave.boot_timeout",
                     passing=True,
                 )
-            raise await ended
-        finally:
-            self._relay.enclave = None
-            ended.cancel()
-            if steady is not None:
-                steady.cancel()
-            await enclave.stop()
+        except BaseException:
+            await watched.stop()
+            raise
+        watched.steady = self._loop.call_later(self._restarts.steady, self._forgive)
+        return watched
 
     def _serving(self, booted: str | EnclaveFailedError) -> None:
         if isinstance(booted, EnclaveFailedError):
@@ -143,3 +177,19 @@ class Supervisor:
 
     def _forgive(self) -> None:
         self._failures = 0
+
+
+class _Watched:
+    """A started enclave, its end if it comes, and the moment from which it counts as steady."""
+
+    def __init__(self, enclave: RunningEnclave) -> None:
+        self._enclave = enclave
+        self.address = enclave.address
+        self.ended = asyncio.ensure_future(enclave.wait())
+        self.steady: asyncio.TimerHandle | None = None
+
+    async def stop(self) -> None:
+        self.ended.cancel()
+        if self.steady is not None:
+            self.steady.cancel()
+        await self._enclave.stop()
