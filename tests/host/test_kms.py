@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from ephemeralml.devcloud.kms import Credential, KmsServer
+from ephemeralml.devcloud.kms.policy import default_policy
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
 from ephemeralml.host.kms import KmsClient, KmsKeyProvider, ReleasedKey, key_region
+from ephemeralml.host.kms_keys import KmsKeys
 
 HOST = Credential("AKIDHOST", "host-secret", "arn:aws:iam::000000000000:role/host")
 REGION = "us-east-1"
@@ -41,9 +43,7 @@ def kms(tmp_path: Path) -> Iterator[KmsServer]:
 
 @pytest.fixture
 def key_arn(kms: KmsServer) -> str:
-    client = KmsClient(region=REGION, endpoint_url=kms.url)
-    arn: str = client._kms.create_key()["KeyMetadata"]["Arn"]
-    return arn
+    return KmsKeys(region=REGION, endpoint_url=kms.url).create(default_policy("000000000000"), description="model")
 
 
 @pytest.fixture
