@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from ephemeralml.cli.kms import app
 from ephemeralml.devcloud.kms import Credential, KmsServer
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.key_release import open_envelope
-from ephemeralml.host.key_policy import check_policy
+from ephemeralml.host.key_policy import Finding, check_key, check_policy
+from ephemeralml.host.kms_keys import KmsKeys
 
 Attest = Callable[..., bytes]
 Pcrs = dict[int, bytes]
@@ -98,6 +100,10 @@ class Kms:
             KeyId=self.arn, Policy=json.dumps(policy), BypassPolicyLockoutSafetyCheck=True
         )
 
+    def checked(self, keys: KmsKeys) -> list[Finding]:
+        """What the check of the live key finds."""
+        return check_key(keys, self.arn, measurements=RELEASES, roles=[HOST.principal_arn])
+
     def released(self, ask: Ask, key: rsa.RSAPrivateKey) -> bytes:
         """The DEK, as whoever asks gets it. Raises `ClientError`."""
         sealed = self._sealed
@@ -119,6 +125,16 @@ class Kms:
 @pytest.fixture
 def kms(connect: Callable[..., Any], attest: Attest, printed: str) -> Kms:
     return Kms(connect, attest, printed)
+
+
+@pytest.fixture
+def keys(server: KmsServer, monkeypatch: pytest.MonkeyPatch) -> KmsKeys:
+    """The admin's view of the keys."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ADMIN.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", ADMIN.secret_access_key)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return KmsKeys(region=server.region, endpoint_url=server.url)
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -172,8 +188,8 @@ def test_a_wrong_one_does_not(kms: Kms, enclave_key: rsa.RSAPrivateKey, ask: Ask
 
 def test_only_the_admin_may_change_the_policy(kms: Kms, connect: Callable[..., Any], printed: str) -> None:
     for credential in (HOST, OWNER, OTHER_ROLE, STRANGER):
-        client = connect(credential)
-        assert refusal(lambda c=client: c.put_key_policy(KeyId=kms.arn, Policy=printed)) == "AccessDeniedException"
+        put = partial(connect(credential).put_key_policy, KeyId=kms.arn, Policy=printed)
+        assert refusal(put) == "AccessDeniedException"
     connect(ADMIN).put_key_policy(KeyId=kms.arn, Policy=printed)
     assert connect(HOST).get_key_policy(KeyId=kms.arn)["Policy"] == printed
 
@@ -268,7 +284,7 @@ HOLES = {
     "action with a wildcard": Hole(
         _more(Principal={"AWS": HOST.principal_arn}, Action="kms:De*"),
         Ask(attested=False),
-        {"unattested"},
+        {"unattested", "govern"},
     ),
     "action of one wildcard character in other letters": Hole(
         _more(Principal={"AWS": HOST.principal_arn}, Action="KMS:DECRYP?"),
@@ -344,8 +360,30 @@ def test_the_deny_holds_whatever_is_allowed_beside_it(kms: Kms, enclave_key: rsa
     policy["Statement"].append({"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"})
     kms.put(policy)
     for ask in (Ask(caller=STRANGER, attested=False), Ask(pcrs=ANY_IMAGE), Ask(attested=False)):
-        assert refusal(lambda a=ask: kms.released(a, enclave_key)) == "AccessDeniedException"
+        assert refusal(partial(kms.released, ask, enclave_key)) == "AccessDeniedException"
     assert kms.released(Ask(), enclave_key) == kms.dek
+
+
+def test_a_grant_releases_without_attestation_until_the_deny_is_there(
+    kms: Kms, connect: Callable[..., Any], enclave_key: rsa.RSAPrivateKey, printed: str, keys: KmsKeys
+) -> None:
+    attack = Ask(caller=OTHER_ROLE, attested=False)
+    policy = json.loads(printed)
+    _without_deny(policy)
+    policy["Statement"][0]["Action"].append("kms:CreateGrant")
+    kms.put(policy)
+    assert refusal(lambda: kms.released(attack, enclave_key)) == "AccessDeniedException"
+    made = connect(ADMIN).create_grant(
+        KeyId=kms.arn, GranteePrincipal=OTHER_ROLE.principal_arn, Operations=["Decrypt", "DescribeKey"]
+    )
+    assert kms.released(attack, enclave_key) == kms.dek
+    assert {item.code for item in kms.checked(keys) if item.hole} == {"grant", "grants"}
+
+    kms.put(json.loads(printed))
+    assert refusal(lambda: kms.released(attack, enclave_key)) == "AccessDeniedException"
+    assert [(item.code, item.hole) for item in kms.checked(keys)] == [("governor", False), ("grants_denied", False)]
+    connect(ADMIN).revoke_grant(KeyId=kms.arn, GrantId=made["GrantId"])
+    assert [item.code for item in kms.checked(keys)] == ["governor"]
 
 
 def test_the_printed_policy_has_no_hole(printed: str) -> None:

@@ -138,7 +138,7 @@ def test_a_register_two_releases_share_does_not_mix_them() -> None:
 
 def test_more_combinations_than_can_be_tried_mix() -> None:
     many = tuple(release(index) for index in range(1, 41))
-    lists = {f"PCR{index}": [item.registers[index].hex() for item in many] for index in range(3)}
+    lists: dict[str, Any] = {f"PCR{index}": [item.registers[index].hex() for item in many] for index in range(3)}
     assert holes(statement(Condition={"StringEquals": registers(**lists)}), measurements=many) == {"mixed_sets"}
 
 

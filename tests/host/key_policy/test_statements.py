@@ -24,6 +24,27 @@ def statement(**elements: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+MALFORMED: list[dict[str, Any]] = [
+    {"Effect": "allow"},
+    {"Effect": ["Allow"]},
+    {"Effect": None},
+    {"Principal": None},
+    {"Principal": 7},
+    {"Principal": {}},
+    {"Principal": {"AWS": []}},
+    {"NotPrincipal": "*"},
+    {"Action": None},
+    {"Action": []},
+    {"Action": [7]},
+    {"NotAction": "kms:*"},
+    {"Condition": 7},
+    {"Condition": {"StringEquals": {}}},
+    {"Condition": {"StringEquals": {IMAGE: []}}},
+    {"Condition": {"StringEquals": {IMAGE: {}}}},
+    {"Unknown": 1},
+]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -38,28 +59,7 @@ def statement(**elements: Any) -> dict[str, Any]:
         '{"Statement": [7]}',
         '{"Statement": {}, "Statement": {}}',
         json.dumps({"Statement": statement(), "More": 1}),
-        *(
-            json.dumps({"Statement": statement(**changes)})
-            for changes in (
-                {"Effect": "allow"},
-                {"Effect": ["Allow"]},
-                {"Effect": None},
-                {"Principal": None},
-                {"Principal": 7},
-                {"Principal": {}},
-                {"Principal": {"AWS": []}},
-                {"NotPrincipal": "*"},
-                {"Action": None},
-                {"Action": []},
-                {"Action": [7]},
-                {"NotAction": "kms:*"},
-                {"Condition": 7},
-                {"Condition": {"StringEquals": {}}},
-                {"Condition": {"StringEquals": {IMAGE: []}}},
-                {"Condition": {"StringEquals": {IMAGE: {}}}},
-                {"Unknown": 1},
-            )
-        ),
+        *(json.dumps({"Statement": statement(**changes)}) for changes in MALFORMED),
     ],
 )
 def test_malformed(text: str) -> None:
