@@ -88,6 +88,6 @@ def check(
         for label, items in (("HOLE", holes), ("note", notes)):
             for item in items:
                 print(f"{label}  {item.where}: {item.message} [{item.code}]")
-        print(f"{len(holes)} holes" if holes else "no hole found")
+        print(f"holes: {len(holes)}" if holes else "no hole found")
     if holes:
         raise typer.Exit(1)
