@@ -250,6 +250,13 @@ def test_grants_that_cannot_be_read_are_a_hole_unless_denied() -> None:
     assert live(listed=None) == []
 
 
+@pytest.mark.parametrize("operator", ["StringNotEquals", "StringNotEqualsIgnoreCase", "StringNotEqualsIfExists"])
+def test_the_deny_in_other_words(operator: str) -> None:
+    policy = json.loads(WITHOUT_DENY)
+    policy["Statement"].append({**DENY, "Condition": {operator: {f"{ATTESTATION}PCR0": ["10" * 48]}}})
+    assert live(text=json.dumps(policy), listed=[GRANT]) == [("grants_denied", False)]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -258,7 +265,7 @@ def test_grants_that_cannot_be_read_are_a_hole_unless_denied() -> None:
         {"Action": "kms:Decrypt"},
         {"Resource": "arn:aws:kms:us-east-1:111122223333:key/other"},
         {"Condition": {"StringNotEquals": {f"{ATTESTATION}ImageSha384": ["10" * 48, "ff" * 48]}}},
-        {"Condition": {"StringNotEqualsIfExists": {f"{ATTESTATION}ImageSha384": "10" * 48}}},
+        {"Condition": {"ForAllValues:StringNotEquals": {f"{ATTESTATION}ImageSha384": "10" * 48}}},
         {"Condition": {"StringNotLike": {f"{ATTESTATION}ImageSha384": "*"}}},
         {"Condition": {"StringNotEquals": {f"{ATTESTATION}PCR1": "11" * 48}}},
         {"Condition": {**DENY["Condition"], "Bool": {"aws:SecureTransport": "false"}}},

@@ -32,6 +32,8 @@ _GOVERN: Final = ("PutKeyPolicy", "ScheduleKeyDeletion", "DisableKey", "ImportKe
 _SENSITIVE: Final = (*_RELEASE, "ReEncryptFrom", *_DATA_KEYS, *_BYPASS, *_GOVERN)
 _GRANTED: Final = frozenset({*_RELEASE, "ReEncryptFrom", "CreateGrant"})
 
+_NOT_EQUAL: Final = frozenset({"StringNotEquals", "StringNotEqualsIgnoreCase"})
+
 _IDENTITY: Final = re.compile(
     r"arn:aws[a-z-]*:(iam::(?P<account>\d{12}):(?P<kind>user|role)/(?:[^*?/]+/)*(?P<name>[^*?/]+)"
     r"|sts::(?P<of>\d{12}):assumed-role/(?P<role>[^*?/]+)/[^*?/]+)",
@@ -198,7 +200,8 @@ def _denies_unattested(statement: Statement, measurements: Sequence[Measurements
     """Whether it denies release to everything that is not one of these images, grants or not."""
     known = {item.pcr0.hex() for item in measurements}
     match statement.conditions:
-        case (Condition(operator="StringNotEquals" | "StringNotEqualsIgnoreCase", values=values) as condition,):
+        # Negated operators hold for an absent key, with and without IfExists.
+        case (Condition(values=values) as condition,) if condition.operator.removesuffix("IfExists") in _NOT_EQUAL:
             bounds = condition.register == 0 and {value.lower() for value in values} <= known
         case _:
             bounds = False
