@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from ephemeralml.devcloud.kms import Credential, KmsServer
+from ephemeralml.devcloud.kms.policy import default_policy
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
 from ephemeralml.host.kms import KmsClient, KmsKeyProvider, KmsKeyRewrapper, ReleasedKey, key_region
+from ephemeralml.host.kms_calls import KmsCalls
+from ephemeralml.host.kms_keys import KmsKeys
 from ephemeralml.package import KeyRecord
 
 HOST = Credential("AKIDHOST", "host-secret", "arn:aws:iam::000000000000:role/host")
@@ -42,9 +45,7 @@ def kms(tmp_path: Path) -> Iterator[KmsServer]:
 
 @pytest.fixture
 def key_arn(kms: KmsServer) -> str:
-    client = KmsClient(region=REGION, endpoint_url=kms.url)
-    arn: str = client._kms.create_key()["KeyMetadata"]["Arn"]
-    return arn
+    return KmsKeys(region=REGION, endpoint_url=kms.url).create(default_policy("000000000000"), description="model")
 
 
 @pytest.fixture
@@ -224,15 +225,15 @@ def record(*, key_arn: str = KEY_ARN, wrapped: bytes = b"wrapped") -> KeyRecord:
 
 
 def test_a_data_key_moves_to_another_key(kms: KmsServer, key_arn: str) -> None:
-    client = KmsClient(region=REGION, endpoint_url=kms.url)
-    other: str = client._kms.create_key()["KeyMetadata"]["Arn"]
+    client = KmsCalls(region=REGION, endpoint_url=kms.url)
+    other: str = client.call("create_key")["KeyMetadata"]["Arn"]
     made = KmsKeyProvider(key_arn, endpoint_url=kms.url).generate_data_key({"package": "demo"})
     old = record(key_arn=key_arn, wrapped=made.wrapped)
     new = KmsKeyRewrapper(other, endpoint_url=kms.url).rewrap(old)
     assert (new.key_arn, new.encryption_context) == (other, old.encryption_context)
     for one in (old, new):
-        opened = client._kms.decrypt(
-            CiphertextBlob=one.wrapped_dek, EncryptionContext=dict(one.encryption_context), KeyId=one.key_arn
+        opened = client.call(
+            "decrypt", CiphertextBlob=one.wrapped_dek, EncryptionContext=dict(one.encryption_context), KeyId=one.key_arn
         )
         assert opened["Plaintext"] == made.plaintext
 

@@ -17,7 +17,8 @@ _PASSING_CODES: Final = frozenset(
     {
         "internal",
         "kms.credentials",
-        "kms.refused",
+        "kms.throttled",
+        "kms.unavailable",
         "kms.throttled",
         "kms.unavailable",
         "kms.unreachable",
