@@ -18,7 +18,7 @@ app = typer.Typer(help="The untrusted host: relay, key broker, artifact feed.", 
 
 @app.command()
 def run(
-    package: Annotated[Path, typer.Argument(help="The encrypted package's folder.")],
+    package: Annotated[str, typer.Argument(help="The encrypted package's folder, or s3://bucket/prefix.")],
     *,
     configuration: Annotated[Path | None, typer.Option(help="Start an enclave with this configuration.")] = None,
     root: Annotated[Path, typer.Option(help="Development root for that enclave.")] = Path("dev-root"),
@@ -26,6 +26,7 @@ def run(
     services: Annotated[str | None, typer.Option(help="Where that enclave finds this host.")] = None,
     relay: Annotated[str, typer.Option(help="Where clients connect.")] = "tcp://127.0.0.1:7001",
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+    s3_endpoint: Annotated[str | None, typer.Option(help="Another S3 than AWS's (see s3 run).")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="Events as JSON lines.")] = False,
 ) -> None:
     """Serve clients until stopped (Ctrl-C).
@@ -35,7 +36,7 @@ def run(
     from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
     from ephemeralml.host.relay import Relayed  # noqa: PLC0415
     from ephemeralml.host.run import HostPlan, run_host  # noqa: PLC0415
-    from ephemeralml.package import FolderSource  # noqa: PLC0415
+    from ephemeralml.host.sources import source_of  # noqa: PLC0415
 
     if (configuration is None) == (connect is None):
         raise typer.BadParameter("give either --configuration (start an enclave) or --connect (use a running one)")
@@ -49,7 +50,7 @@ def run(
     def closed(relayed: Relayed) -> None:
         say("connection closed", bytes_to_enclave=relayed.to_enclave, bytes_to_client=relayed.to_client)
 
-    source = FolderSource(package)
+    source = source_of(package, s3_endpoint=s3_endpoint)
     # What is not there, or cannot work, is the operator's mistake: said before anything starts.
     source.manifest()
     if configuration is not None:
