@@ -95,7 +95,7 @@ def create_key(
 
 
 def is_no_stop(record: logging.LogRecord) -> bool:
-    # uvicorn shows a request that a stop cut off as if it had failed, traceback and all.
+    """A filter: uvicorn shows a request that a stop cut off as if it had failed, traceback and all."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 

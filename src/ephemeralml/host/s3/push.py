@@ -1,4 +1,4 @@
-"""Publishing a package: its artifacts first, under keys of their own; then the manifest that names them, in one step."""
+"""Publishing a package: its artifacts first, under keys of their own; then, at once, the manifest that names them."""
 
 from __future__ import annotations
 
