@@ -16,10 +16,10 @@ from ephemeralml.host.s3.client import truncated, unreachable
 from ephemeralml.host.s3.object import Range, S3Object
 
 # One range, so also what a reader holds of it at most.
-PART_BYTES: Final = 4 << 20
-# Ranges that are on their way or wait to be read besides the one each reader is at: 40 MiB for all of a source.
-PARTS_AHEAD: Final = 10
-_PIECE_BYTES: Final = 256 << 10
+PART_BYTES: Final = 8 << 20
+# Ranges that are on their way or wait to be read besides the one each reader is at: 64 MiB for all of a source.
+PARTS_AHEAD: Final = 8
+_PIECE_BYTES: Final = 1 << 20
 # For one range: a dropped connection costs one, whatever came over it.
 _ATTEMPTS: Final = 5
 _BROKEN_OFF: Final = (BotoCoreError, HTTPError, OSError)
