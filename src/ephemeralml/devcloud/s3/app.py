@@ -183,7 +183,11 @@ def make_app(store: ObjectStore, *, verifier: Verifier, writers: frozenset[str])
             error = signature_refused(refused)
         except S3Error as refused:
             error = refused
-        return _xml("Error", {"Code": error.code, "Message": str(error)}, status=error.status)
+        answer = _xml("Error", {"Code": error.code, "Message": str(error)}, status=error.status)
+        if request.method in {"PUT", "POST"}:
+            # The client keeps its body back (Expect: 100-continue): what came next would be taken for it.
+            answer.headers["Connection"] = "close"
+        return answer
 
     return Starlette(routes=[Route("/{path:path}", endpoint, methods=["GET", "HEAD", "PUT", "POST", "DELETE"])])
 
