@@ -10,8 +10,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ephemeralml.cli.enclave import stop
-
 
 def push(
     package: Annotated[Path, typer.Argument(help="The encrypted package's folder, from pack.")],
@@ -25,8 +23,8 @@ def push(
     """
     from ephemeralml.host.s3.push import push as upload  # noqa: PLC0415 - boto3 takes a third of a second
 
-    # A stop is an interruption like Ctrl-C: what is half uploaded is aborted.
-    signal.signal(signal.SIGTERM, stop)
+    # An interruption like Ctrl-C: what is half uploaded is aborted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -47,26 +47,30 @@ def package(make_package: MakePackage) -> Packed:
 
 
 @pytest.fixture
-def as_principal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsPrincipal:
+def as_principal(monkeypatch: pytest.MonkeyPatch) -> AsPrincipal:
     """Makes boto3's default chain that principal's."""
 
     def use(credential: Credential) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", credential.access_key_id)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", credential.secret_access_key)
 
+    return use
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, as_principal: AsPrincipal, tmp_path: Path) -> None:
+    """The host's credentials, and nothing else of AWS's that this machine may have."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    use(HOST)
-    return use
+    as_principal(HOST)
 
 
 @pytest.fixture
-def s3(tmp_path: Path, as_principal: AsPrincipal) -> Iterator[S3Server]:
-    assert as_principal
+def s3(tmp_path: Path) -> Iterator[S3Server]:
     with S3Server(tmp_path / "s3", buckets=[BUCKET], writers=[OWNER], readers=[HOST]) as server:
         yield server
 

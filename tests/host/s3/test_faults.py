@@ -22,7 +22,7 @@ from faulty_s3 import (
     stops_after,
     trickles,
 )
-from s3_package import BUCKET, URL, WEIGHTS, AsPrincipal, Packed
+from s3_package import BUCKET, URL, WEIGHTS, Packed
 
 from ephemeralml.errors import PackageError
 from ephemeralml.host.s3 import client as client_module
@@ -34,8 +34,7 @@ PART = 1_000_000
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, as_principal: AsPrincipal) -> None:
-    assert as_principal
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "PART_BYTES", PART)
     monkeypatch.setattr(reader_module, "_PIECE_BYTES", 50_000)
     monkeypatch.setattr(reader_module, "_PAUSE_SECONDS", 0.01)

@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
-from s3_package import BUCKET, DEK, URL, WEIGHTS, AsPrincipal, MakePackage, Packed
+from s3_package import BUCKET, DEK, URL, WEIGHTS, MakePackage, Packed
 
 from ephemeralml.errors import PackageError
 from ephemeralml.host.s3 import reader
@@ -19,8 +19,7 @@ from ephemeralml.package import Manifest, open_package
 
 
 @pytest.fixture
-def moto(as_principal: AsPrincipal) -> Iterator[str]:
-    assert as_principal
+def moto() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -19,6 +19,7 @@ from ephemeralml.devcloud.sigv4 import Credential
 from ephemeralml.errors import ConfigurationError, PackageError
 from ephemeralml.host.s3 import reader as module
 from ephemeralml.host.s3.client import Location
+from ephemeralml.host.s3.object import Range
 from ephemeralml.host.s3.source import S3Source
 from ephemeralml.host.sources import source_of
 from ephemeralml.package import FolderSource, Manifest, open_package
@@ -26,7 +27,7 @@ from ephemeralml.package import FolderSource, Manifest, open_package
 
 @pytest.fixture
 def source(s3: S3Server, stored: Packed) -> S3Source:
-    assert stored
+    assert stored.signed
     return S3Source(URL, endpoint_url=s3.url)
 
 
@@ -98,8 +99,14 @@ def test_memory_is_bounded_whatever_is_opened_and_not_read(
     source: S3Source, package: Packed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    get = source._object(WEIGHTS).get
-    monkeypatch.setattr(source._object(WEIGHTS), "get", lambda start, stop: asked.append(start) or get(start, stop))
+    weights = source._object(WEIGHTS)
+    get = weights.get
+
+    def counted(start: int, stop: int) -> Range:
+        asked.append(start)
+        return get(start, stop)
+
+    monkeypatch.setattr(weights, "get", counted)
     with source.open(WEIGHTS) as first, source.open(WEIGHTS, start=100) as second, source.open(WEIGHTS) as third:
         # Each reader's own part, and what all together may have ahead.
         await_(lambda: len(asked) == 3 + module.PARTS_AHEAD)
@@ -194,7 +201,7 @@ def test_who_may_not(s3: S3Server, stored: Packed, as_principal: AsPrincipal, mo
     def code(url: str = URL) -> str:
         return refusal(lambda: S3Source(url, endpoint_url=s3.url).manifest())
 
-    assert stored
+    assert stored.signed
     # Whoever may not list the bucket does not learn what is missing.
     assert code(f"s3://{BUCKET}/other") == "s3.access_denied"
     assert code("s3://another/minilm") == "s3.no_bucket"
