@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,7 @@ class Platform(StrEnum):
 
 @app.command()
 def run(
-    package: Annotated[Path, typer.Argument(help="The encrypted package's folder.")],
+    package: Annotated[str, typer.Argument(help="The encrypted package's folder, or s3://bucket/prefix.")],
     *,
     platform: Annotated[Platform, typer.Option(help="What runs the enclave.")] = Platform.LOCAL,
     configuration: Annotated[Path | None, typer.Option(help="local: start an enclave with this configuration.")] = None,
@@ -48,6 +49,7 @@ def run(
     services: Annotated[str | None, typer.Option(help="Where the enclave finds this host.")] = None,
     relay: Annotated[str, typer.Option(help=f"Where clients connect: {Address.FORMS}.")] = "tcp://127.0.0.1:7001",
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+    s3_endpoint: Annotated[str | None, typer.Option(help="Another S3 than AWS's (see s3 run).")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="Events as JSON lines.")] = False,
 ) -> None:
     """Serve clients until stopped (Ctrl-C). An enclave that ends is started again.
@@ -61,7 +63,7 @@ def run(
     from ephemeralml.cli.policy import read_measurements  # noqa: PLC0415
     from ephemeralml.host.nitro import SERVICES, NitroLauncher  # noqa: PLC0415
     from ephemeralml.host.run import HostPlan, run_host  # noqa: PLC0415
-    from ephemeralml.package import FolderSource  # noqa: PLC0415
+    from ephemeralml.host.sources import source_of  # noqa: PLC0415
 
     match platform:
         case Platform.LOCAL if eif is not None or (configuration is None) == (connect is None):
@@ -84,8 +86,9 @@ def run(
     def closed(relayed: Relayed) -> None:
         say("connection closed", bytes_to_enclave=relayed.to_enclave, bytes_to_client=relayed.to_client)
 
+    open_source = partial(source_of, package, s3_endpoint=s3_endpoint)
     # What is not there, or cannot work, is the operator's mistake: said before anything starts.
-    FolderSource(package).manifest()
+    open_source().manifest()
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as folder:
         services_at = Address.parse(services or (f"unix://{folder}/host.sock" if eif is None else SERVICES))
         enclave: Address | Launcher
@@ -110,7 +113,7 @@ def run(
         asyncio.run(
             run_host(
                 plan,
-                open_source=lambda: FolderSource(package),
+                open_source=open_source,
                 on_ready=lambda address, stages: say("ready", relay=str(address), boot=stages),
                 on_restart=restarting,
                 on_kept=kept,

@@ -45,7 +45,7 @@ def run(
     from ephemeralml.devcloud.kms import KmsServer  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
-    credentials = _credentials(folder / "credentials")
+    credentials = local_credentials(folder / "credentials")
     server = KmsServer(
         store=folder / "keys.db",
         credentials=credentials,
@@ -54,7 +54,7 @@ def run(
         region=REGION,
         account_id=ACCOUNT,
     )
-    logging.getLogger("uvicorn.error").addFilter(_is_no_stop)
+    logging.getLogger("uvicorn.error").addFilter(is_no_stop)
     # In a thread of its own, so that signals are this one's: uvicorn is deaf to them for its first moments.
     with server:
         signal.signal(signal.SIGTERM, stop)
@@ -83,12 +83,12 @@ def create_key(
     print(KmsKeys(region=REGION, endpoint_url=endpoint).create(text, description="EphemeralML model key"))
 
 
-def _is_no_stop(record: logging.LogRecord) -> bool:
-    # uvicorn shows a request that a stop cut off as if it had failed, traceback and all.
+def is_no_stop(record: logging.LogRecord) -> bool:
+    """A filter: uvicorn shows a request that a stop cut off as if it had failed, traceback and all."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
-def _credentials(path: Path) -> list[Credential]:
+def local_credentials(path: Path) -> list[Credential]:
     """The two principals' credentials, in AWS's own file form; made on the first run, readable by this user alone."""
     import configparser  # noqa: PLC0415
 

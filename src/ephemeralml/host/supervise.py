@@ -19,8 +19,6 @@ _PASSING_CODES: Final = frozenset(
         "kms.credentials",
         "kms.throttled",
         "kms.unavailable",
-        "kms.throttled",
-        "kms.unavailable",
         "kms.unreachable",
         "s3.credentials",
         "s3.unreachable",

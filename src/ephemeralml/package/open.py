@@ -71,7 +71,7 @@ def read_header(read: Reader, artifact: Artifact, *, package_id: bytes) -> bytes
     """The file's header, equal to the manifest's. Raises `PackageError` (``artifact.header``, ``.truncated``)."""
     header = bytearray(HEADER_SIZE)
     read_exactly(read, memoryview(header), artifact)
-    if header != make_header(package_id, artifact.salt, artifact.chunk_size):
+    if header != make_header(package_id=package_id, salt=artifact.salt, chunk_size=artifact.chunk_size):
         _refuse(artifact, "header", "its header is not the manifest's: damaged, or of another package or artifact")
     return bytes(header)
 
