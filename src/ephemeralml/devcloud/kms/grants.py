@@ -11,7 +11,7 @@ from typing import Final
 
 from ephemeralml.devcloud.kms import fields
 from ephemeralml.devcloud.kms.api_error import VALIDATION, ApiError
-from ephemeralml.devcloud.kms.sigv4 import PRINCIPAL_ARN
+from ephemeralml.devcloud.sigv4 import PRINCIPAL_ARN
 from ephemeralml.devcloud.kms.store import StoredGrant
 
 MAX_PAGE: Final = 100

@@ -13,7 +13,7 @@ from ephemeralml.host.s3.client import Location, explained, make_client
 from ephemeralml.host.s3.object import read_manifest
 from ephemeralml.package import Artifact, FolderSource, Manifest
 from ephemeralml.package.source import ARTIFACT_SUFFIX
-from ephemeralml.package.stream import HEADER_SIZE, header
+from ephemeralml.package.stream import HEADER_SIZE, make_header
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes uploaded and their total, from several threads, one at a time."""
@@ -80,7 +80,7 @@ class _Push:
                     code="package.size",
                 )
             salt, chunk_size = artifact.salt, artifact.chunk_size
-            if read(HEADER_SIZE) != header(package_id=self.manifest.package_id, salt=salt, chunk_size=chunk_size):
+            if read(HEADER_SIZE) != make_header(package_id=self.manifest.package_id, salt=salt, chunk_size=chunk_size):
                 raise PackageError(f"{path} is a file of another package; pack it again", code="package.mixed")
 
     def published(self) -> tuple[bytes, str] | None:
