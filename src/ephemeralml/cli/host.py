@@ -26,6 +26,9 @@ def run(
     services: Annotated[str | None, typer.Option(help="Where that enclave finds this host.")] = None,
     relay: Annotated[str, typer.Option(help="Where clients connect.")] = "tcp://127.0.0.1:7001",
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+    kms_tunnel: Annotated[
+        bool, typer.Option("--kms-tunnel", help="For an enclave with kms_roots: hand it credentials, carry its TLS.")
+    ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Events as JSON lines.")] = False,
 ) -> None:
     """Serve clients until stopped (Ctrl-C).
@@ -69,6 +72,7 @@ def run(
             enclave=enclave_at,
             launch=launch,
             kms_endpoint=kms_endpoint,
+            kms_tunnel=kms_tunnel,
         )
         asyncio.run(
             run_host(

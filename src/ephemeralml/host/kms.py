@@ -23,6 +23,7 @@ from botocore.parsers import ResponseParserError
 
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
 from ephemeralml.package import DataKey
+from ephemeralml.session.kms_errors import bad_answer, no_credentials, refused
 
 PROVIDER: Final = "aws-kms"
 
@@ -32,36 +33,6 @@ _KEY_ARN: Final = re.compile(
 )
 _CONFIG: Final = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 _CREDENTIAL_ERRORS: Final = (CredentialRetrievalError, NoCredentialsError, PartialCredentialsError)
-
-# AWS's error type → our code; what to do, by our code.
-_CODES: Final[Mapping[str, str]] = {
-    "AccessDeniedException": "access_denied",
-    "DisabledException": "disabled",
-    "KMSInvalidStateException": "disabled",
-    "IncorrectKeyException": "ciphertext",
-    "InvalidCiphertextException": "ciphertext",
-    "InvalidArnException": "not_found",
-    "NotFoundException": "not_found",
-    "ValidationException": "validation",
-    "ExpiredTokenException": "credentials",
-    "IncompleteSignatureException": "credentials",
-    "InvalidClientTokenId": "credentials",
-    "InvalidSignatureException": "credentials",
-    "MissingAuthenticationTokenException": "credentials",
-    "UnrecognizedClientException": "credentials",
-}
-_ADVICE: Final[Mapping[str, str]] = {
-    "access_denied": "the key policy does not allow this role, enclave measurement or encryption context; "
-    "compare its conditions with the measurements of the running image",
-    "disabled": "the owner has disabled or scheduled the key for deletion",
-    "ciphertext": "the wrapped key was changed, belongs to another key, or its encryption context differs; "
-    "fetch the package again",
-    "not_found": "the key named in the package does not exist there; check region, account and endpoint",
-    "validation": "the attestation document or another parameter is malformed, expired or not signed by a root the "
-    "service trusts; ask the enclave for a fresh document",
-    "credentials": "this machine's AWS credentials were not accepted; check them, the region and the clock",
-    "refused": "see the error type in AWS's KMS API reference",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +81,7 @@ class KmsClient:
             Recipient={"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": attestation_document},
         )
         if answer.get("Plaintext"):
-            raise _bad_answer("it carries the key in plaintext, as if no Recipient had been asked for")
+            raise bad_answer("it carries the key in plaintext, as if no Recipient had been asked for")
         return ReleasedKey(key_arn, _checked(answer, key_arn, "CiphertextForRecipient"))
 
     def generate_data_key(self, *, key_arn: str, encryption_context: Mapping[str, str]) -> DataKey:
@@ -120,7 +91,7 @@ class KmsClient:
         answer = self._call("generate_data_key", KeyId=key_arn, KeySpec="AES_256", EncryptionContext=context)
         plaintext, wrapped = _checked(answer, key_arn, "Plaintext"), _checked(answer, key_arn, "CiphertextBlob")
         if len(plaintext) != 32:
-            raise _bad_answer(f"a data key of {len(plaintext)} bytes instead of 32")
+            raise bad_answer(f"a data key of {len(plaintext)} bytes instead of 32")
         return DataKey(plaintext=plaintext, wrapped=wrapped, key_arn=key_arn, provider=PROVIDER)
 
     def _check_region(self, key_arn: str) -> None:
@@ -135,12 +106,12 @@ class KmsClient:
         try:
             answer: Mapping[str, Any] = getattr(self._kms, operation)(**parameters)
         except ClientError as error:
-            raise _refusal(error) from error
+            raise refused(str(error.response.get("Error", {}).get("Code", ""))) from error
         except _CREDENTIAL_ERRORS as error:
-            raise KeyReleaseError(f"KMS was not asked: {_ADVICE['credentials']}", code="kms.credentials") from error
+            raise no_credentials() from error
         # botocore lets its parsers' own errors through when the answer is not KMS's.
         except (ResponseParserError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise _bad_answer("it is not an answer of KMS") from error
+            raise bad_answer("it is not an answer of KMS") from error
         except BotoCoreError as error:
             raise KeyReleaseError(
                 f"KMS did not answer ({type(error).__name__}); check this host's network and the endpoint, then retry",
@@ -174,21 +145,8 @@ def key_region(key_arn: str) -> str:
 
 def _checked(answer: Mapping[str, Any], key_arn: str, member: str) -> bytes:
     if answer.get("KeyId") != key_arn:
-        raise _bad_answer("it names another key than the one asked for")
+        raise bad_answer("it names another key than the one asked for")
     value = answer.get(member)
     if not isinstance(value, bytes) or not value:
-        raise _bad_answer(f"{member} is missing")
+        raise bad_answer(f"{member} is missing")
     return value
-
-
-def _bad_answer(why: str) -> KeyReleaseError:
-    return KeyReleaseError(
-        f"the answer on KMS's side cannot be trusted: {why}; check that the endpoint is AWS KMS or ephemeralml's own",
-        code="kms.answer",
-    )
-
-
-def _refusal(error: ClientError) -> KeyReleaseError:
-    kind = error.response.get("Error", {}).get("Code", "unknown")
-    code = _CODES.get(kind, "refused")
-    return KeyReleaseError(f"KMS refused ({kind}): {_ADVICE[code]}", code=f"kms.{code}")

@@ -34,6 +34,7 @@ class HostPlan:
     enclave: Address
     launch: Sequence[str] = ()
     kms_endpoint: str | None = None
+    kms_tunnel: bool = False
 
 
 async def run_host(
@@ -58,7 +59,7 @@ async def run_host(
         else:
             booted.set_exception(EnclaveFailedError(f"the enclave did not boot: {message}", code=code or "enclave"))
 
-    services = Services(source, kms_endpoint=plan.kms_endpoint, on_state=on_state)
+    services = Services(source, kms_endpoint=plan.kms_endpoint, on_state=on_state, kms_tunnel=plan.kms_tunnel)
     relay = Relay(plan.enclave, on_closed=on_closed)
     service_server, _ = await listen(plan.services, services.connected)
     # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
