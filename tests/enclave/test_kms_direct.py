@@ -17,7 +17,7 @@ from typing import Any
 import boto3
 import pytest
 from samples import OWNER, make_manifest
-from tls import KMS_NAME, Authority, Handler, Loop, forwarding, replying
+from tls import KMS_NAME, Authority, Closable, Handler, Loop, forwarding, replying
 
 from ephemeralml.codec import cbor
 from ephemeralml.devcloud.kms import Credential, KmsServer
@@ -139,7 +139,7 @@ def host(loop: Loop, tmp_path: Path, kms: Kms) -> Callable[..., Upstream]:
         )
         address = Address("unix", path=f"{tmp_path}/services")
 
-        async def listening() -> asyncio.Server:
+        async def listening() -> Closable:
             server, _ = await listen(address, services.connected)
             return server
 
@@ -372,7 +372,7 @@ def test_nobody_at_the_tunnels_end(authority: Authority, kms: Kms, host: Callabl
 
 @pytest.mark.parametrize("name", ["session_token", "access_key_id", "secret_access_key"])
 def test_a_host_cannot_put_lines_into_the_request(authority: Authority, kms: Kms, tmp_path: Path, name: str) -> None:
-    values: dict[str, cbor.Value] = {"access_key_id": "A" * 20, "secret_access_key": "s", "session_token": "t"}
+    values = {"access_key_id": "A" * 20, "secret_access_key": "s", "session_token": "t"}
     message = success(**values | {name: f"{values[name]}\r\nx-amz-target: TrentService.Encrypt"})
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/host")

@@ -122,6 +122,15 @@ class Loop:
         self._servers.append(server)
         return server
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for it, half a minute at most."""
+
+        async def wait() -> None:
+            while not condition():
+                await asyncio.sleep(0.01)
+
+        self._run(wait())
+
     def serve(self, handler: Handler, context: ssl.SSLContext | None = None) -> int:
         """The port of a server on 127.0.0.1 that treats every connection so."""
 

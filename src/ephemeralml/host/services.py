@@ -106,7 +106,7 @@ class Services:
                 await _in_own_thread(partial(self._feed, name, connection))
             case {"ask": Ask.KEY}:
                 await _reply(writer, await _in_own_thread(partial(self._release, KeyAsk.from_map(value))))
-            case {"ask": Ask.TUNNEL}:
+            case {"ask": Ask.TUNNEL} if len(value) == 1:
                 credentials, kms = await _in_own_thread(self._tunnel)
                 async with tunnel.stream_to(kms) as far:
                     await _reply(writer, success(**credentials.to_map()))
