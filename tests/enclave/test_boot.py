@@ -125,7 +125,12 @@ def package(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Calla
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Booted]:
     def run(
-        host: Host, *, minimum: int = 1, model_id: str | None = None, security_module: SecurityModule | None = None
+        host: Host,
+        *,
+        minimum: int = 1,
+        model_id: str | None = None,
+        security_module: SecurityModule | None = None,
+        kms_roots: tuple[bytes, ...] = (),
     ) -> Booted:
         @contextmanager
         def connect(_: Address, *, timeout: float) -> Iterator[socket.socket]:
@@ -139,7 +144,10 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Booted]:
 
         monkeypatch.setattr(module, "connect", connect)
         configuration = Configuration(
-            model_owner=OWNER.public_key().public_bytes_raw(), model_id=model_id, minimum_model_version=minimum
+            model_owner=OWNER.public_key().public_bytes_raw(),
+            model_id=model_id,
+            minimum_model_version=minimum,
+            kms_roots=kms_roots,
         )
         return boot(configuration, module=security_module or Module(), upstream=Upstream(Address("unix", path="/none")))
 
@@ -355,6 +363,26 @@ def test_a_broker_that_answers_something_else(
     assert isinstance(error, KeyReleaseError)
     assert error.code == code
     assert DEK.hex() not in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda _: failure("kms.tunnel", "this host has no tunnel"),
+        # Whatever else it says: a key of the broker's is none here.
+        lambda _: success(),
+        lambda _: success(key_arn=ARN, ciphertext_for_recipient=b"sealed"),
+        lambda _: success(access_key_id="A" * 20, secret_access_key="s", session_token="t"),
+    ],
+)
+def test_an_enclave_with_roots_of_kms_never_asks_the_broker(
+    start: Callable[..., Booted], package: Callable[..., Path], answer: Callable[[dict[str, Any]], bytes]
+) -> None:
+    host = Host(package(), changes={Ask.TUNNEL: answer})
+    error = refused(start, host, kms_roots=(DevelopmentRoot.create().der,))
+    assert isinstance(error, KeyReleaseError)
+    assert error.code in {"kms.tunnel", "hostlink.malformed", "kms.unreachable"}
+    assert [question["ask"] for question in host.asked] == [Ask.MANIFEST, Ask.TUNNEL]
 
 
 def test_an_answer_to_another_boot_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:

@@ -50,6 +50,9 @@ def run(
     relay: Annotated[str, typer.Option(help=f"Where clients connect: {Address.FORMS}.")] = "tcp://127.0.0.1:7001",
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
     s3_endpoint: Annotated[str | None, typer.Option(help="Another S3 than AWS's (see s3 run).")] = None,
+    kms_tunnel: Annotated[
+        bool, typer.Option("--kms-tunnel", help="For an enclave with kms_roots: hand it credentials, carry its TLS.")
+    ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Events as JSON lines.")] = False,
 ) -> None:
     """Serve clients until stopped (Ctrl-C). An enclave that ends is started again.
@@ -109,7 +112,13 @@ def run(
         else:
             assert connect is not None
             enclave = Address.parse(connect)
-        plan = HostPlan(relay=Address.parse(relay), services=services_at, enclave=enclave, kms_endpoint=kms_endpoint)
+        plan = HostPlan(
+            relay=Address.parse(relay),
+            services=services_at,
+            enclave=enclave,
+            kms_endpoint=kms_endpoint,
+            kms_tunnel=kms_tunnel,
+        )
         asyncio.run(
             run_host(
                 plan,

@@ -54,12 +54,14 @@ class SignatureRefusedError(Exception):
 class Credential:
     """An access key and the IAM principal it speaks for, ``arn:aws:iam::<account>:role/<name>`` or ``:user/<name>``.
 
-    Raises `ConfigurationError` for an access key id or principal that no request or key policy could name.
+    Temporary ones have a session token. Raises `ConfigurationError` for an access key id or principal that no request
+    or key policy could name.
     """
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
     principal_arn: str
+    session_token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if _ACCESS_KEY_ID.fullmatch(self.access_key_id) is None or not self.secret_access_key:
@@ -105,8 +107,8 @@ class Verifier:
             )
         access_key_id, scope_date, scope_region, scope_service, signed_headers, signature = match.groups()
         credential = self.credentials.get(access_key_id)
-        # A session token is part of temporary credentials, and these servers give none out.
-        if credential is None or "x-amz-security-token" in values:
+        token = values.get("x-amz-security-token", "").encode()
+        if credential is None or not hmac.compare_digest(credential.session_token.encode(), token):
             raise SignatureRefusedError(Refusal.UNKNOWN_KEY, "The security token included in the request is invalid.")
         signed = signed_headers.split(";")
         must_sign = {name for name in values if name.startswith("x-amz-")} | {"host", "x-amz-date"} | self.must_sign

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ephemeralml.attestation import KeyReleaseBinding
 from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.enclave.key_release import KeyRequest
+from ephemeralml.enclave.kms_direct import DirectKms
 from ephemeralml.enclave.registers import seal_registers
 from ephemeralml.enclave.security_module import SecurityModule
 from ephemeralml.enclave.upstream import Upstream
@@ -80,7 +81,8 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
         binding = KeyReleaseBinding(package=manifest.package_id, model=manifest.digest)
         document = module.attest(public_key=key.public_key_der, user_data=binding.to_user_data())
         watch.lap("attestation")
-        dek = key.open(upstream.release(manifest.key, document))
+        release = DirectKms(upstream, roots=roots).release if (roots := configuration.kms_roots) else upstream.release
+        dek = key.open(release(manifest.key, document))
         watch.lap("key_release")
         library.result()
     files = open_package(manifest, source=upstream, dek=dek)

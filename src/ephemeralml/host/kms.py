@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from ephemeralml.errors import KeyReleaseError
 from ephemeralml.host.key_policy import likely_cause
-from ephemeralml.host.kms_calls import KmsCalls, bad_answer
+from ephemeralml.host.kms_calls import KmsCalls
 from ephemeralml.package import DataKey, KeyRecord
+from ephemeralml.session.kms_errors import bad_answer
 
 PROVIDER: Final = "aws-kms"
 

@@ -6,7 +6,6 @@ refusal is never asked twice.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -22,53 +21,12 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
+from ephemeralml.session.kms_errors import bad_answer, no_credentials, refused
 
 _PATIENT: Final = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 # For what is only said beside an error.
 _BRIEF: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 1})
 _CREDENTIAL_ERRORS: Final = (CredentialRetrievalError, NoCredentialsError, PartialCredentialsError)
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
-
-# AWS's error type → our code; what to do, by our code.
-_CODES: Final[Mapping[str, str]] = {
-    "AccessDeniedException": "access_denied",
-    "DisabledException": "disabled",
-    "KMSInvalidStateException": "disabled",
-    "IncorrectKeyException": "ciphertext",
-    "InvalidCiphertextException": "ciphertext",
-    "InvalidArnException": "not_found",
-    "NotFoundException": "not_found",
-    "ValidationException": "validation",
-    "MalformedPolicyDocumentException": "policy",
-    "LimitExceededException": "limit",
-    "ExpiredTokenException": "credentials",
-    "IncompleteSignatureException": "credentials",
-    "InvalidClientTokenId": "credentials",
-    "InvalidSignatureException": "credentials",
-    "MissingAuthenticationTokenException": "credentials",
-    "UnrecognizedClientException": "credentials",
-    "ThrottlingException": "throttled",
-    "DependencyTimeoutException": "unavailable",
-    "KMSInternalException": "unavailable",
-    "KeyUnavailableException": "unavailable",
-}
-_ADVICE: Final[Mapping[str, str]] = {
-    "access_denied": "the key policy does not allow this role, enclave measurement or encryption context; "
-    "compare its conditions with the measurements of the running image",
-    "disabled": "the owner has disabled or scheduled the key for deletion",
-    "ciphertext": "the wrapped key was changed, belongs to another key, or its encryption context differs; "
-    "fetch the package again",
-    "not_found": "the key named in the package does not exist there; check region, account and endpoint",
-    "validation": "the attestation document or another parameter is malformed, expired or not signed by a root the "
-    "service trusts; ask the enclave for a fresh document",
-    "policy": "the key policy is malformed, names a principal that does not exist, or would lock its author out; "
-    "use the admin's credentials",
-    "limit": "a quota of the account or the key is used up; see AWS's KMS quotas",
-    "credentials": "this machine's AWS credentials were not accepted; check them, the region and the clock",
-    "throttled": "the account is over its request quota for KMS, also after retries; try again later",
-    "unavailable": "the fault is on its side, also after retries; try again later",
-    "refused": "see the error type in AWS's KMS API reference",
-}
 
 
 class KmsCalls:
@@ -100,21 +58,13 @@ class KmsCalls:
         return _call(self._brief, operation, parameters)
 
 
-def bad_answer(why: str) -> KeyReleaseError:
-    """The error for an answer that KMS would not give."""
-    return KeyReleaseError(
-        f"the answer on KMS's side cannot be trusted: {why}; check that the endpoint is AWS KMS or ephemeralml's own",
-        code="kms.answer",
-    )
-
-
 def _call(client: Any, operation: str, parameters: Mapping[str, object]) -> Mapping[str, Any]:
     try:
         answer: Mapping[str, Any] = getattr(client, operation)(**parameters)
     except ClientError as error:
         raise _refusal(error) from error
     except _CREDENTIAL_ERRORS as error:
-        raise KeyReleaseError(f"KMS was not asked: {_ADVICE['credentials']}", code="kms.credentials") from error
+        raise no_credentials() from error
     # botocore lets its parsers' own errors through when the answer is not KMS's.
     except (ResponseParserError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise bad_answer("it is not an answer of KMS") from error
@@ -127,9 +77,9 @@ def _call(client: Any, operation: str, parameters: Mapping[str, object]) -> Mapp
 
 
 def _refusal(error: ClientError) -> KeyReleaseError:
-    kind = str(error.response.get("Error", {}).get("Code", "unknown"))[:64]
     metadata = error.response.get("ResponseMetadata", {})
-    status, request = metadata.get("HTTPStatusCode", 0), str(metadata.get("RequestId", ""))
-    code = _CODES.get(kind) or ("throttled" if status == 429 else "unavailable" if status >= 500 else "refused")
-    named = f", request {request}" if _REQUEST_ID.fullmatch(request) else ""
-    return KeyReleaseError(f"KMS refused ({kind}{named}): {_ADVICE[code]}", code=f"kms.{code}")
+    return refused(
+        str(error.response.get("Error", {}).get("Code", "")),
+        status=metadata.get("HTTPStatusCode", 0),
+        request=str(metadata.get("RequestId", "")),
+    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ephemeralml.errors import KeyReleaseError
-from ephemeralml.host.kms_calls import KmsCalls, bad_answer
+from ephemeralml.host.kms_calls import KmsCalls
+from ephemeralml.session.kms_errors import bad_answer
 
 _GRANTS_A_PAGE: Final = 100
 _GRANT_PAGES: Final = 20

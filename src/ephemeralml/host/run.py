@@ -29,6 +29,7 @@ class HostPlan:
     services: Address
     enclave: Address | Launcher
     kms_endpoint: str | None = None
+    kms_tunnel: bool = False
     restarts: Restarts = field(default_factory=Restarts)
 
 
@@ -65,7 +66,9 @@ async def run_host(
         on_restart=on_restart,
         on_kept=on_kept,
     )
-    services = Services(open_source, kms_endpoint=plan.kms_endpoint, on_state=supervisor.on_state)
+    services = Services(
+        open_source, kms_endpoint=plan.kms_endpoint, on_state=supervisor.on_state, kms_tunnel=plan.kms_tunnel
+    )
     service_server, _ = await listen(plan.services, services.connected)
     # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
     with contextlib.closing(service_server):

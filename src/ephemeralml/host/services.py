@@ -13,11 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ephemeralml.codec import cbor
-from ephemeralml.errors import CodecError, EphemeralMLError, TransportError
+from ephemeralml.errors import CodecError, EphemeralMLError, KeyReleaseError, TransportError
+from ephemeralml.host import tunnel
 from ephemeralml.package import ArtifactSource, Manifest
 from ephemeralml.session.blocking import write_all
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, failure, malformed, success
 from ephemeralml.session.limits import WRITE_BYTES
+from ephemeralml.session.transport import Address
+from ephemeralml.session.tunnel import Credentials
 
 if TYPE_CHECKING:
     from ephemeralml.host.kms import KmsClient
@@ -36,15 +39,22 @@ OnState = Callable[[str, str, str], Awaitable[None]]
 class Services:
     """Answers the enclaves of one host, with the package that `open_source` finds each time that one starts.
 
-    `on_state` is awaited with (state, code, message) when an enclave reports one.
+    `on_state` is awaited with (state, code, message) when an enclave reports one. With `kms_tunnel` an enclave
+    that asks is given this host's temporary credentials and a stream to KMS.
     """
 
     def __init__(
-        self, open_source: Callable[[], ArtifactSource], *, kms_endpoint: str | None, on_state: OnState
+        self,
+        open_source: Callable[[], ArtifactSource],
+        *,
+        kms_endpoint: str | None,
+        on_state: OnState,
+        kms_tunnel: bool = False,
     ) -> None:
         self._open_source = open_source
         self._source = open_source()
         self._kms_endpoint = kms_endpoint
+        self._kms_tunnel = kms_tunnel
         self._on_state = on_state
         self._kms: dict[str, KmsClient] = {}
         self._making = threading.Lock()
@@ -77,7 +87,7 @@ class Services:
                 if length > MESSAGE_BYTES:
                     malformed("request")
                 question = await reader.readexactly(length)
-            await self._answer(question, writer)
+            await self._answer(question, reader, writer)
         except EphemeralMLError as error:
             with suppress(OSError):
                 await _reply(writer, failure(error.code, str(error)))
@@ -91,7 +101,7 @@ class Services:
             # An enclave that does not read keeps nothing here.
             writer.transport.abort()
 
-    async def _answer(self, question: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, question: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             value = cbor.decode(question, limit=MESSAGE_BYTES)
         except CodecError:
@@ -107,6 +117,11 @@ class Services:
                 await _in_own_thread(partial(self._feed, name, connection))
             case {"ask": Ask.KEY}:
                 await _reply(writer, await _in_own_thread(partial(self._release, KeyAsk.from_map(value))))
+            case {"ask": Ask.TUNNEL} if len(value) == 1:
+                credentials, kms = await _in_own_thread(self._tunnel)
+                async with tunnel.stream_to(kms) as far:
+                    await _reply(writer, success(**credentials.to_map()))
+                    await tunnel.carry((reader, writer), far)
             case {"ask": Ask.STATE, "state": str(state), "code": str(code), "message": str(message)}:
                 await _reply(writer, success())
                 await self._on_state(state, code, message)
@@ -121,6 +136,17 @@ class Services:
             while chunk:
                 write_all(connection, chunk, deadline=time.monotonic() + _SEND_SECONDS)
                 chunk = read(_READ_BYTES)
+
+    def _tunnel(self) -> tuple[Credentials, Address]:
+        """What a tunnel is handed, and where it leads: to the KMS of this package's key, whatever the enclave says."""
+        if not self._kms_tunnel:
+            raise KeyReleaseError(
+                "this host hands no credentials to its enclave; start it with --kms-tunnel, or the enclave without "
+                "kms_roots",
+                code="kms.tunnel",
+            )
+        key = Manifest.verify(self._source.manifest(), owner=None).key
+        return tunnel.temporary_credentials(), tunnel.destination(key.key_arn, self._kms_endpoint)
 
     def _release(self, ask: KeyAsk) -> bytes:
         released = self._client(ask.key_arn).decrypt_for_recipient(

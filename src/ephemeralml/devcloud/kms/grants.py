@@ -11,8 +11,8 @@ from typing import Final
 
 from ephemeralml.devcloud.kms import fields
 from ephemeralml.devcloud.kms.api_error import VALIDATION, ApiError
-from ephemeralml.devcloud.sigv4 import PRINCIPAL_ARN
 from ephemeralml.devcloud.kms.store import StoredGrant
+from ephemeralml.devcloud.sigv4 import PRINCIPAL_ARN
 
 MAX_PAGE: Final = 100
 
