@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "enclave": "enclave:app",
     "host": "host:app",
     "kms": "kms:app",
+    "image": "image:app",
     "embed": "embed:embed",
     "verify": "verify:verify",
     "bench": "bench:app",

@@ -56,7 +56,10 @@ def _signature(image: Image, at: datetime) -> dict[str, Any] | None:
 
 
 def diff(left: Image, right: Image) -> dict[str, tuple[str | None, str | None]]:
-    """What differs: its name to what it is in `left` and in `right`, None where it is missing; empty when equal."""
+    """What differs: its name to what it is in `left` and `right`, None where missing; empty when every byte is equal.
+
+    The names may hold any text that metadata can; what it is, is printable ASCII.
+    """
     ours, theirs = _facts(left), _facts(right)
     return {
         name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ephemeralml.errors import ImageError
 from ephemeralml.image.layout import MAX_METADATA_BYTES
+from ephemeralml.image.pieces import Piece, read_small
 
 # As in AWS's builder.
 MAX_CUSTOM_BYTES: Final = 4096
@@ -63,14 +64,18 @@ class Metadata:
 
 def parse_metadata(section: bytes) -> Mapping[str, Any]:
     """Read the section: any JSON object, as other tools write others. Raises `ImageError` (``image.metadata``)."""
-    value = parse_json(section)
+    value = _parse(section)
     if not isinstance(value, dict):
         raise _bad("is not a JSON object")
     return value
 
 
-def parse_json(data: bytes) -> Any:
-    """Strict JSON: UTF-8, each key once, finite numbers, no deep nesting. Raises `ImageError` (``image.metadata``)."""
+def read_custom(piece: Piece) -> Any:
+    """Strict JSON for `Metadata.custom`, a file or bytes. Raises OSError, or `ImageError` (``image.metadata``)."""
+    return _parse(read_small(piece, limit=MAX_CUSTOM_BYTES, what="the image's custom metadata", code="image.metadata"))
+
+
+def _parse(data: bytes) -> Any:
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
