@@ -98,6 +98,6 @@ def test_an_input_that_fails_while_it_is_read_is_named(tmp_path: Path) -> None:
 def test_half_a_signer_is_refused(tmp_path: Path, signer: Signer) -> None:
     for half in ({"signing_cert": signer.certificate}, {"signing_key": signer.private}):
         with pytest.raises(ImageError) as caught:
-            image.build(tmp_path / "a.eif", kernel=b"", cmdline="", ramdisks=[], metadata=ABOUT, **half)  # type: ignore[arg-type]
+            image.build(tmp_path / "a.eif", kernel=b"", cmdline="", ramdisks=[], metadata=ABOUT, **half)
         assert caught.value.code == "image.signing_key"
     assert not (tmp_path / "a.eif").exists()

@@ -54,6 +54,16 @@ def test_registers_follow_the_order_of_the_file() -> None:
     }
 
 
+def test_what_registers_cannot_tell() -> None:
+    """The platform's limit, as the docs say it: the same bytes, cut elsewhere."""
+    whole = image.measure(kernel=b"kernel", cmdline="quiet", ramdisks=[b"one", b"two", b"three"])
+    assert whole == image.measure(kernel=b"kernelqu", cmdline="ieto", ramdisks=[b"ne", b"twot", b"hree"])
+    assert (
+        whole["PCR0"] == image.measure(kernel=b"kernel", cmdline="quiet", ramdisks=[b"onet", b"wo", b"three"])["PCR0"]
+    )
+    assert whole != image.measure(kernel=b"kernel", cmdline="quiet", ramdisks=[b"onet", b"wo", b"three"])
+
+
 def test_pcr8_is_the_certificate_whatever_stands_around_it(signer: Signer) -> None:
     der = x509.load_pem_x509_certificate(signer.certificate).public_bytes(Encoding.DER)
     for pem in (signer.certificate, b"text before\n" + signer.certificate + b"\n" + signer.certificate):

@@ -11,7 +11,8 @@ import cbor2
 import pytest
 
 from ephemeralml import image
-from ephemeralml.image import pcrs, signature
+from ephemeralml.codec import cose
+from ephemeralml.image import pcrs
 
 Case = dict[str, Any]
 _FLAGS: dict[str, Literal["sha256", "sha512"]] = {"--sha256": "sha256", "--sha512": "sha512"}
@@ -94,7 +95,7 @@ def test_our_images_are_aws_images_byte_for_byte(
         )
         if parsed.signature is not None:
             section = cbor2.loads(theirs[parsed.sections[-1].offset + 12 :])
-            monkeypatch.setattr(signature.cose, "sign", Mock(return_value=bytes(section[0]["signature"])))
+            monkeypatch.setattr(cose, "sign", Mock(return_value=bytes(section[0]["signature"])))
         image.build(
             tmp_path / "ours.eif",
             **_inputs(folder, case),
