@@ -56,6 +56,10 @@ class PackageError(EphemeralMLError):
     """An encrypted package that is damaged, forged, incomplete, too old or not for this enclave."""
 
 
+class ImageError(EphemeralMLError):
+    """An enclave image that is damaged, malformed or not signed as it claims, or pieces that make no image."""
+
+
 class KeyReleaseError(EphemeralMLError):
     """The model's key was not released, or what came back cannot be trusted."""
 

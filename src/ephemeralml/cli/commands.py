@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "host": "host:app",
     "kms": "kms:app",
     "s3": "s3:app",
+    "image": "image:app",
     "embed": "embed:embed",
     "verify": "verify:verify",
     "bench": "bench:app",
