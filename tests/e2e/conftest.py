@@ -60,7 +60,7 @@ class Deployment:
     owner: bytes
     package: Path
     enclave: LocalEnclave
-    start: Callable[[], LocalEnclave]
+    start: Callable[..., LocalEnclave]
     dek: bytes
 
     def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client:
@@ -122,8 +122,8 @@ def deployment(
     services, listen = Address("unix", path=f"{folder}/services"), Address("unix", path=f"{folder}/enclave")
     environment = {"AWS_ACCESS_KEY_ID": ROLE.access_key_id, "AWS_SECRET_ACCESS_KEY": ROLE.secret_access_key}
 
-    def start() -> LocalEnclave:
-        return LocalEnclave(configuration=configuration, listen=listen, host=tap(services), root=root)
+    def start(at: Address = listen) -> LocalEnclave:
+        return LocalEnclave(configuration=configuration, listen=at, host=tap(services), root=root)
 
     with ExitStack() as stack:
         kms = stack.enter_context(KmsServer(store=folder / "kms.sqlite", credentials=[ROLE], roots=[root.der]))
