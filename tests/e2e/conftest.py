@@ -62,7 +62,7 @@ class Deployment:
     owner: bytes
     package: Path
     enclave: LocalEnclave
-    start: Callable[[], LocalEnclave]
+    start: Callable[..., LocalEnclave]
     dek: bytes
 
     def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client:
@@ -133,8 +133,9 @@ def deployment(
         listen, services = (Address("vsock+unix", path=str(device), port=port) for port in (5000, 5001))
     environment = {"AWS_ACCESS_KEY_ID": ROLE.access_key_id, "AWS_SECRET_ACCESS_KEY": ROLE.secret_access_key}
 
-    def start() -> LocalEnclave:
-        return LocalEnclave(configuration=configuration, root=root, **inside)
+    def start(at: Address | None = None) -> LocalEnclave:
+        chosen = inside if at is None else inside | {"listen": at}
+        return LocalEnclave(configuration=configuration, root=root, **chosen)
 
     with ExitStack() as stack:
         kms = stack.enter_context(KmsServer(store=folder / "kms.sqlite", credentials=[ROLE], roots=[root.der]))
