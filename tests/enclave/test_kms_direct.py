@@ -304,7 +304,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
         (lambda _: http(b"{}", b"302 Found", b"Location: https://elsewhere/\r\n"), "kms.refused"),
         (lambda _: http(b'{"__type": "a.b#AccessDeniedException"}', b"400 Bad"), "kms.access_denied"),
         (lambda _: http(b'{"__type": "x\\u001b[2J"}', b"400 Bad"), "kms.refused"),
-        (lambda _: http(b'{"__type": 7}', b"500 Bad"), "kms.refused"),
+        (lambda _: http(b'{"__type": 7}', b"500 Bad"), "kms.unavailable"),
         (lambda record: answer(record).replace(b"1.1", b"1.0"), "kms.answer"),
         (lambda record: answer(record) + b"HTTP/1.1 200 OK\r\n", "kms.answer"),
         (lambda record: answer(record)[:-1], "kms.unreachable"),
