@@ -1,10 +1,14 @@
-"""Checks of AWS: the local KMS for the key, an S3 and STS server, and recorded answers for what those never say."""
+"""Checks of AWS: the local KMS for the key, an S3 and STS server, and recorded answers for what those never say.
+
+Last, the whole list, on an instance laid out in a folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,8 @@ from samples import OWNER, make_manifest
 
 from ephemeralml.attestation import Measurements
 from ephemeralml.devcloud.kms import Credential, KmsServer
-from ephemeralml.host.doctor import aws
+from ephemeralml.host.doctor import Plan, Platform, aws, examine, instance, machine, ready
 from ephemeralml.host.doctor.finding import Finding, State
-from ephemeralml.host.doctor.machine import clock
 from ephemeralml.package.source import ARTIFACT_SUFFIX, MANIFEST_FILE
 
 HOST = Credential("AKIDHOST", "host-secret", "arn:aws:iam::000000000000:role/host")
@@ -164,7 +167,7 @@ def test_the_role_and_the_time_of_aws(moto: str, monkeypatch: pytest.MonkeyPatch
     assert found.reason.startswith("arn:aws:")
     assert server is not None
     assert server.tzinfo is not None
-    fast = clock(server=server, now=server + timedelta(minutes=4), read=lambda: (0, 0))
+    fast = machine.clock(server=server, now=server + timedelta(minutes=4), read=lambda: (0, 0))
     assert fast.state is State.FAILED
 
 
@@ -259,3 +262,67 @@ def test_the_date_of_a_server_that_has_none() -> None:
             stubber.add_response("get_caller_identity", answer)
             _, server = aws.credentials(connect=lambda: client)
         assert server == expected
+
+
+@pytest.fixture
+def machine_with_enclaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the checks of an instance look at, laid out below one folder; returns the image."""
+    files = {
+        "allocator.yaml": "---\nmemory_mib: 1024\ncpu_count: 2\n",
+        "present": "0-3\n",
+        "ne_cpus": "1,3\n",
+        "hugepages/hugepages-2048kB/nr_hugepages": "512\n",
+        "hugepages/hugepages-2048kB/free_hugepages": "512\n",
+        "enclave.eif": ".eif",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    registers = {f"PCR{index}": value.hex() for index, value in IMAGE.registers.items()}
+    answer = json.dumps({"Measurements": registers})
+    stand_in = tmp_path / "bin" / "nitro-cli"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/bin/sh\n[ $1 = describe-eif ] && echo '{answer}' || echo Nitro CLI 1.4.2\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(stand_in.parent), prepend=":")
+    for check in (
+        partial(instance.allocator_settings, path=tmp_path / "allocator.yaml"),
+        partial(instance.cpu_pool, pool=tmp_path / "ne_cpus", present=tmp_path / "present"),
+        partial(instance.huge_pages, folder=tmp_path / "hugepages"),
+    ):
+        monkeypatch.setattr(instance, check.func.__name__, check)
+    device = instance.device
+    monkeypatch.setattr(instance, "device", lambda _, fix: device(Path("/dev/null"), fix))
+    monkeypatch.setattr(instance, "allocator_service", lambda: Finding.ok("allocator service", "active"))
+    monkeypatch.setattr(machine, "clock", partial(machine.clock, read=lambda: (0, 0)))
+    return tmp_path / "enclave.eif"
+
+
+@pytest.mark.usefixtures("kms")
+def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
+    machine_with_enclaves: Path, moto: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto)
+    bucket.put_object(Bucket="models", Key=f"release/package/{MANIFEST_FILE}", Body=b"x" * 700)
+    plan = Plan(
+        platform=Platform.NITRO,
+        eif=machine_with_enclaves,
+        memory_mib=1024,
+        cpus=2,
+        package="s3://models/release/package",
+        key_arn=make_key(monkeypatch, release(IMAGE)),
+        relay="tcp://127.0.0.1:0",
+    )
+    findings = list(examine(plan))
+    assert [item for item in findings if item.state not in {State.OK, State.NOT_APPLICABLE}] == []
+    assert ready(findings)
+    for change, check in (
+        ({"memory_mib": 1025}, "enclave memory"),
+        ({"cpus": 3}, "enclave CPUs"),
+        ({"eif": None}, "image"),
+        ({"key_arn": make_key(monkeypatch, release(OTHER))}, "key"),
+        ({"package": "s3://models/other"}, "package"),
+    ):
+        changed = list(examine(replace(plan, **change)))
+        assert check in {item.check for item in changed if item.state in {State.FAILED, State.UNKNOWN}}
+        assert not ready(changed)
