@@ -8,10 +8,10 @@ BENCH := .venv-bench
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint coverage bench-speed lock clean
+.PHONY: help venv demo demo-aws-local test test-slow lint coverage bench-speed lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -34,6 +34,9 @@ venv: $(VENV)/dev ## Make .venv with everything
 
 demo: $(VENV)/run ## Run the whole main job here, with attacks (local platform, not confidential)
 	@$(BIN)/ephemeralml demo
+
+demo-aws-local: $(VENV)/run ## The same as on AWS: S3, KMS and vsock of this machine, and every part killed once
+	@$(BIN)/ephemeralml demo --aws-local
 
 test: $(VENV)/dev ## Run the tests
 	@$(BIN)/python -m pytest

@@ -20,6 +20,10 @@ import pytest
             "ephemeralml.client",
             ("ephemeralml.enclave", "ephemeralml.host", "ephemeralml.inference", "onnxruntime", "boto3"),
         ),
+        (
+            "ephemeralml.image",
+            ("ephemeralml.enclave", "ephemeralml.host", "ephemeralml.client", "ephemeralml.devcloud", "boto3", "numpy"),
+        ),
     ],
 )
 def test_a_zone_loads_nothing_of_another(entry: str, forbidden: tuple[str, ...]) -> None:

@@ -40,6 +40,10 @@ class ConfigurationError(EphemeralMLError):
     """A configuration file, address or argument that cannot work."""
 
 
+class PlatformError(EphemeralMLError):
+    """What lies under an enclave cannot be trusted (its kernel's random numbers, its clock): it does not serve."""
+
+
 class ModelError(EphemeralMLError):
     """A model folder or set of buffers that cannot be loaded."""
 
@@ -50,6 +54,10 @@ class UnsupportedModelError(ModelError):
 
 class PackageError(EphemeralMLError):
     """An encrypted package that is damaged, forged, incomplete, too old or not for this enclave."""
+
+
+class ImageError(EphemeralMLError):
+    """An enclave image that is damaged, malformed or not signed as it claims, or pieces that make no image."""
 
 
 class KeyReleaseError(EphemeralMLError):

@@ -11,7 +11,7 @@ import fastjsonschema
 import pytest
 from typer.testing import CliRunner
 
-from ephemeralml.bench import latency, machine, output, speed
+from ephemeralml.bench import latency, machine, speed
 from ephemeralml.bench.case import Bench, Case
 from ephemeralml.bench.report import disturbed, markdown, number, target_rows
 from ephemeralml.bench.targets import TARGETS, judge
@@ -118,21 +118,6 @@ def test_an_interrupted_run_leaves_nothing(tiny_model: Path, tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         speed.run(tiny_model, tmp_path, only="a", quick=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "result.json"
-    path.write_text("old")
-
-    def no_space(_self: Path, _target: Path) -> Path:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", no_space)
-    with pytest.raises(OSError, match="No space") as caught:
-        output.write_whole(path, b"new")
-    assert caught.value.filename == str(path)
-    assert [item.name for item in tmp_path.iterdir()] == ["result.json"]
-    assert path.read_text() == "old"
 
 
 def test_cases_of_the_command_line() -> None:

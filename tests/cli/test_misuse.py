@@ -61,7 +61,10 @@ def _owner_key(run: Run, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["keygen", "pack", "inspect", "policy create", "enclave run", "host run", "kms run", "embed", "verify", "demo"],
+    [
+        *("keygen", "pack", "push", "inspect", "policy create", "enclave run", "host run", "kms run", "s3 run"),
+        *("embed", "verify", "demo"),
+    ],
 )
 def test_help_has_an_example(run: Run, command: str) -> None:
     status, out, _ = run(*command.split(), "--help")

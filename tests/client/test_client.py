@@ -100,15 +100,26 @@ def rightly(session: Session, request: Request) -> None:
     session.send(FrameType.RESPONSE, session.right(request).to_bytes())
 
 
-class Enclave:
-    """An attested enclave in a thread; `answer` says how it deals with each request."""
+Greet = Callable[[socket.socket, int], bool]
 
-    def __init__(self, answer: Answer = rightly, *, accept: bool = True) -> None:
+
+def served(_: socket.socket, __: int) -> bool:
+    return True
+
+
+class Enclave:
+    """An attested enclave in a thread; `answer` says how it deals with each request, `greet` with each connection.
+
+    Without `accept` the first session is not confirmed.
+    """
+
+    def __init__(self, answer: Answer = rightly, *, accept: bool = True, greet: Greet = served) -> None:
         self._root = DevelopmentRoot.create()
         self._nsm = SoftwareNsm(self._root, PCRS)
         self._key = HpkeKey()
         self._answer = answer
         self._accept = accept
+        self._greet = greet
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
         self.requests: list[bytes] = []
@@ -146,11 +157,13 @@ class Enclave:
         )
         try:
             with connection:
+                if not self._greet(connection, number):
+                    return
                 nonce = half.receive_hello(read_frame(connection, limit=1 << 16)[1])
                 evidence, document = half.evidence(nonce, attest=self._attest)
                 write_all(connection, evidence)
                 keys, accept = half.receive_open(read_frame(connection, limit=1 << 16)[1])
-                if self._accept:
+                if self._accept or number:
                     write_all(connection, accept)
                 opener = Opener(keys.client_to_enclave, keys.session_id)
                 session = Session(connection, Sealer(keys.enclave_to_client, keys.session_id), document, number)
@@ -180,8 +193,10 @@ def enclave() -> Iterator[Callable[..., tuple[Enclave, Client]]]:
     """Starts an enclave and a client of it."""
     made: list[tuple[Enclave, Client]] = []
 
-    def make(answer: Answer = rightly, *, timeout: float = 5, accept: bool = True) -> tuple[Enclave, Client]:
-        enclave = Enclave(answer, accept=accept)
+    def make(
+        answer: Answer = rightly, *, timeout: float = 5, accept: bool = True, greet: Greet = served
+    ) -> tuple[Enclave, Client]:
+        enclave = Enclave(answer, accept=accept, greet=greet)
         made.append((enclave, Client(enclave.address, policy=enclave.policy, timeout=timeout)))
         return made[-1]
 
@@ -334,12 +349,165 @@ def test_a_busy_end_is_busy(enclave: Callable[..., tuple[Enclave, Client]]) -> N
 
 
 @pytest.mark.parametrize(
-    ("code", "error"), [("busy", BusyError), ("unavailable", BusyError), ("open.hpke", SessionError)]
+    ("code", "error"), [("busy", BusyError), ("unavailable", TransportError), ("open.hpke", SessionError)]
 )
 def test_alerts(enclave: Callable[..., tuple[Enclave, Client]], code: str, error: type[EphemeralMLError]) -> None:
     alert = encode_frame(FrameType.ALERT, Notice(code, "said").to_bytes())
     _, client = enclave(lambda session, _: write_all(session.socket, alert))
     assert "said" in str(refused(client, error))
+
+
+# An enclave that is replaced.
+
+
+def away(*numbers: int, code: str = "unavailable") -> Greet:
+    """Turns the connections of these numbers away, as a relay does whose enclave is not running."""
+
+    def greet(connection: socket.socket, number: int) -> bool:
+        if number not in numbers:
+            return True
+        read_frame(connection, limit=1 << 16)
+        write_all(connection, encode_frame(FrameType.ALERT, Notice(code, "said").to_bytes()))
+        return False
+
+    return greet
+
+
+def cut(connection: socket.socket, number: int) -> bool:
+    """Breaks the first connection, as the kernel does when a listener closes on one it had not accepted."""
+    if number == 0:
+        connection.shutdown(socket.SHUT_RDWR)
+    return number > 0
+
+
+def once_closed(session: Session, request: Request) -> None:
+    """The first session ends for the enclave's restart."""
+    if session.number == 0:
+        session.send(FrameType.CLOSE, Notice("restart", "over").to_bytes())
+    else:
+        rightly(session, request)
+
+
+@pytest.mark.parametrize("greet", [away(0), cut], ids=["unavailable", "cut"])
+def test_an_enclave_replaced_during_the_handshake_is_tried_once_more(
+    enclave: Callable[..., tuple[Enclave, Client]], greet: Greet
+) -> None:
+    running, client = enclave(greet=greet)
+    assert client.embed(["a"]).tokens == 1
+    assert (running.sessions, client.attestations) == (2, 1)
+
+
+def test_an_enclave_replaced_before_it_confirmed_the_session_is_asked_again(
+    enclave: Callable[..., tuple[Enclave, Client]],
+) -> None:
+    alert = encode_frame(FrameType.ALERT, Notice("unavailable", "said").to_bytes())
+
+    def answer(session: Session, request: Request) -> None:
+        if session.number == 0:
+            write_all(session.socket, alert)
+        else:
+            rightly(session, request)
+
+    running, client = enclave(answer, accept=False)
+    assert client.embed(["a"]).tokens == 1
+    assert running.sessions == client.attestations == 2
+
+
+@pytest.mark.parametrize(("code", "connections"), [("unavailable", 2), ("busy", 1)])
+def test_a_first_session_does_not_wait_for_an_enclave_that_is_away(
+    enclave: Callable[..., tuple[Enclave, Client]], code: str, connections: int
+) -> None:
+    running, client = enclave(greet=away(*range(100), code=code))
+    assert refused(client, BusyError).code == code
+    assert (running.sessions, client.attestations) == (connections, 0)
+
+
+@pytest.mark.parametrize("code", ["unavailable", "busy"])
+def test_a_session_that_ended_waits_for_the_next_enclave(
+    enclave: Callable[..., tuple[Enclave, Client]], code: str
+) -> None:
+    running, client = enclave(once_closed, greet=away(1, 2, 3, code=code))
+    assert client.embed(["a"]).tokens == 1
+    assert (running.sessions, client.attestations) == (5, 2)
+
+
+def test_it_waits_no_longer_than_the_call_may_take(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave(once_closed, greet=away(*range(1, 100)), timeout=1.2)
+    start = time.monotonic()
+    assert refused(client, BusyError).code == "unavailable"
+    assert time.monotonic() - start < 5
+    assert running.sessions > 2
+    # So does the next call: the enclave was there once.
+    refused(client, BusyError)
+    # A closed client begins anew.
+    client.close()
+    before = running.sessions
+    refused(client, BusyError)
+    assert running.sessions == before + 2
+
+
+def test_closing_ends_the_wait(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    running, client = enclave(once_closed, greet=away(*range(1, 1000)), timeout=60)
+    raised: list[EphemeralMLError] = []
+
+    def work() -> None:
+        try:
+            client.embed(["a"])
+        except EphemeralMLError as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=work)
+    waiting.start()
+    while running.sessions < 3:
+        assert waiting.is_alive()
+        time.sleep(0.01)
+    client.close()
+    waiting.join(20)
+    assert [error.code for error in raised] == ["session.closed"]
+
+
+def test_another_enclave_is_no_reason_to_try_again(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
+    """The one that comes back must pass the policy like any other."""
+    running, client = enclave(once_closed)
+    client.verdict  # noqa: B018 - connects
+    running._nsm = SoftwareNsm(running._root, {**PCRS, 0: b"\x55" * 48})
+    with pytest.raises(AttestationError) as caught:
+        client.embed(["a"])
+    assert caught.value.step == "measurements"
+    assert running.sessions == 2
+
+
+def test_all_that_is_in_flight_at_the_end_is_asked_again_in_one_new_session(
+    enclave: Callable[..., tuple[Enclave, Client]],
+) -> None:
+    held: list[int] = []
+
+    def answer(session: Session, request: Request) -> None:
+        if session.number:
+            rightly(session, request)
+            return
+        held.append(request.id)
+        # Some are answered, in the end's own breath.
+        if len(held) == 3:
+            rightly(session, request)
+        if len(held) == 8:
+            session.send(FrameType.CLOSE, Notice("restart", "over").to_bytes())
+
+    running, client = enclave(answer)
+    shapes: dict[int, tuple[int, ...]] = {}
+
+    def work(count: int) -> None:
+        shapes[count] = client.embed(["x"] * count).vectors.shape
+
+    with client:
+        threads = [threading.Thread(target=work, args=(count,)) for count in range(1, 9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert shapes == {count: (count, 4) for count in range(1, 9)}
+        assert client.attestations == running.sessions == 2
+        assert len(running.requests) == 8 + 7
 
 
 def test_silence_is_bounded_and_not_tried_again(enclave: Callable[..., tuple[Enclave, Client]]) -> None:

@@ -241,6 +241,15 @@ def test_items_are_counted_before_any_is_built() -> None:
     assert cbor.decode(cbor.encode(b"\x00" * 100_000)) == b"\x00" * 100_000
 
 
+def test_a_format_of_many_items_may_ask_for_more() -> None:
+    numbers = cbor.encode([7] * 8000)
+    for allowed in (4096, 8000):
+        with pytest.raises(CodecError) as caught:
+            cbor.decode_foreign(numbers, max_items=allowed)
+        assert caught.value.code == "cbor.items"
+    assert cbor.decode_foreign(numbers, max_items=8001) == [7] * 8000
+
+
 def test_size_limit() -> None:
     assert cbor.decode(b"\x42ab", limit=3) == b"ab"
     for read in (cbor.decode, cbor.decode_foreign):

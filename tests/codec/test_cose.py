@@ -174,3 +174,28 @@ def test_no_bit_flip_verifies(data: st.DataObject) -> None:
     except CodecError:
         return
     assert not cose.verify_ed25519(message, ED25519_PUBLIC)
+
+
+@pytest.mark.parametrize(
+    ("curve", "algorithm", "size"),
+    [(ec.SECP256R1(), cose.ES256, 64), (ec.SECP384R1(), cose.ES384, 96), (ec.SECP521R1(), cose.ES512, 132)],
+    ids=("P-256", "P-384", "P-521"),
+)
+def test_each_curve_has_its_algorithm(curve: ec.EllipticCurve, algorithm: int, size: int) -> None:
+    key, other = ec.generate_private_key(curve), ec.generate_private_key(curve)
+    assert cose.ecdsa_algorithm(key.public_key()) == algorithm
+    signed = cose.sign(b"hello", key, protected={cose.ALG: algorithm}, tagged=False)
+    message = cose.parse(signed, tagged=False, limit=LIMIT)
+    assert len(message.signature) == size
+    assert cose.verify_ecdsa(message, key.public_key())
+    assert cose.verify_es384(message, key.public_key()) == (algorithm == cose.ES384)
+    assert not cose.verify_ecdsa(message, other.public_key())
+    for signature in (b"", message.signature[:-1], message.signature + b"\0", bytes(size), b"\xff" * size):
+        assert not cose.verify_ecdsa(cose.Sign1(message.protected, {}, b"hello", signature), key.public_key())
+    assert not cose.verify_ecdsa(cose.Sign1(message.protected, {}, b"hullo", message.signature), key.public_key())
+
+
+def test_other_curves_have_no_algorithm() -> None:
+    key = ec.generate_private_key(ec.SECP256K1()).public_key()
+    assert cose.ecdsa_algorithm(key) is None
+    assert not cose.verify_ecdsa(cose.Sign1(b"\xa1\x01\x26", {}, b"hello", bytes(64)), key)

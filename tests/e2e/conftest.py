@@ -46,7 +46,9 @@ plan = HostPlan(relay=Address.parse("tcp://127.0.0.1:0"), services=Address.parse
                 enclave=Address.parse(enclave), kms_endpoint=kms)
 def ready(address, stages):
     print(address, flush=True)
-asyncio.run(run_host(plan, source=FolderSource(package), on_ready=ready, on_closed=lambda relayed: None))
+asyncio.run(run_host(plan, open_source=lambda: FolderSource(package), on_ready=ready,
+                     on_restart=lambda error, seconds: None, on_kept=lambda error: None,
+                     on_closed=lambda relayed: None))
 """
 
 
@@ -60,7 +62,7 @@ class Deployment:
     owner: bytes
     package: Path
     enclave: LocalEnclave
-    start: Callable[[], LocalEnclave]
+    start: Callable[..., LocalEnclave]
     dek: bytes
 
     def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client:
@@ -111,8 +113,12 @@ def deployment(
     *,
     tap: Callable[[Address], Address] = _direct,
     precision: str = "fp32",
+    vsock: bool = False,
 ) -> Iterator[Deployment]:
-    """`tap` may put something of the test's own on each of the host's connections."""
+    """`tap` may put something of the test's own on each of the host's connections.
+
+    With `vsock` host and enclave meet on a hybrid vsock, as under Firecracker.
+    """
     root = DevelopmentRoot.create()
     owner_key = generate_owner_key(folder / "owner.key")
     configuration = folder / "enclave.json"
@@ -120,10 +126,16 @@ def deployment(
     configuration.write_text(json.dumps({"model_owner": owner.hex(), "limits": limits}))
     pcrs = measure(Configuration.load(configuration).to_bytes(), image=build_image())
     services, listen = Address("unix", path=f"{folder}/services"), Address("unix", path=f"{folder}/enclave")
+    inside: dict[str, Any] = {"listen": listen, "host": tap(services)}
+    if vsock:
+        device = folder / "v"
+        inside = {"listen": Address.parse("vsock://any:5000"), "host": Address.parse("vsock://2:5001"), "vsock": device}
+        listen, services = (Address("vsock+unix", path=str(device), port=port) for port in (5000, 5001))
     environment = {"AWS_ACCESS_KEY_ID": ROLE.access_key_id, "AWS_SECRET_ACCESS_KEY": ROLE.secret_access_key}
 
-    def start() -> LocalEnclave:
-        return LocalEnclave(configuration=configuration, listen=listen, host=tap(services), root=root)
+    def start(at: Address | None = None) -> LocalEnclave:
+        chosen = inside if at is None else inside | {"listen": at}
+        return LocalEnclave(configuration=configuration, root=root, **chosen)
 
     with ExitStack() as stack:
         kms = stack.enter_context(KmsServer(store=folder / "kms.sqlite", credentials=[ROLE], roots=[root.der]))
@@ -147,7 +159,7 @@ def deployment(
         command = [sys.executable, "-c", _HOST, str(services), str(tap(listen)), str(folder / "package")]
         command.append(str(tap(Address.parse(kms.url.replace("http", "tcp")))).replace("tcp", "http"))
         host = stack.enter_context(_running(command, {**os.environ, **environment}))
-        _await(lambda: Path(services.path).exists())
+        _await(lambda: Path(services.listening_path).exists())
         enclave = start()
         stack.callback(lambda: running.enclave.close())  # noqa: PLW0108 - `restart` replaces it
         running = Deployment(

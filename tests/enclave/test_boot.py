@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha384
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from nsm_driver import NsmDriver
 
 from ephemeralml.attestation import AttestationDocument, KeyReleaseBinding
 from ephemeralml.codec import cbor
@@ -25,11 +29,15 @@ from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave import upstream as module
 from ephemeralml.enclave.boot import Booted, boot
 from ephemeralml.enclave.configuration import Configuration
+from ephemeralml.enclave.issuer import Issuer
+from ephemeralml.enclave.nsm import NitroSecurityModule
+from ephemeralml.enclave.security_module import SecurityModule, SecurityModuleError
 from ephemeralml.enclave.upstream import Upstream
-from ephemeralml.errors import EphemeralMLError, KeyReleaseError, PackageError, TransportError
+from ephemeralml.errors import EphemeralMLError, KeyReleaseError, PackageError, PlatformError, TransportError
 from ephemeralml.inference import Encoder
 from ephemeralml.package import DataKey, FolderSource, Manifest, pack, read_model_spec
 from ephemeralml.package.model import CONFIG_FILES
+from ephemeralml.receipts import Claims, verify_receipt
 from ephemeralml.session.blocking import read_exactly
 from ephemeralml.session.hostlink import Ask, failure, success
 from ephemeralml.session.transport import Address
@@ -47,37 +55,17 @@ class Keys:
         return DataKey(plaintext=DEK, wrapped=b"wrapped", key_arn=ARN, provider="aws-kms")
 
 
-class Module:
-    """A software NSM without a socket."""
+class Module(SecurityModule):
+    """A software NSM without a socket, whose clock is `ahead`."""
 
     platform = "local"
 
-    def __init__(self) -> None:
-        self._nsm = SoftwareNsm(DevelopmentRoot.create(), {})
+    def __init__(self, *, ahead: timedelta = timedelta()) -> None:
+        super().__init__()
+        self._nsm = SoftwareNsm(DevelopmentRoot.create(), {}, clock=lambda: datetime.now(UTC) + ahead)
 
-    def _ask(self, request: object, name: str) -> Any:
-        answer: Any = cbor.decode_foreign(self._nsm.handle(cbor.encode(request)))
-        return answer[name]
-
-    def attest(
-        self, *, user_data: bytes | None = None, nonce: bytes | None = None, public_key: bytes | None = None
-    ) -> bytes:
-        fields = {"user_data": user_data, "nonce": nonce, "public_key": public_key}
-        document: bytes = self._ask({"Attestation": fields}, "Attestation")["document"]
-        return document
-
-    def pcr(self, index: int) -> bytes:
-        value: bytes = self._ask({"DescribePCR": {"index": index}}, "DescribePCR")["data"]
-        return value
-
-    def random(self) -> bytes:
-        return os.urandom(16)
-
-    def extend(self, index: int, data: bytes) -> bytes:
-        raise NotImplementedError
-
-    def lock(self, index: int) -> None:
-        raise NotImplementedError
+    def _exchange(self, request: bytes) -> bytes:
+        return self._nsm.handle(request)
 
 
 @dataclass
@@ -136,7 +124,14 @@ def package(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Calla
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Booted]:
-    def run(host: Host, *, minimum: int = 1, model_id: str | None = None) -> Booted:
+    def run(
+        host: Host,
+        *,
+        minimum: int = 1,
+        model_id: str | None = None,
+        security_module: SecurityModule | None = None,
+        kms_roots: tuple[bytes, ...] = (),
+    ) -> Booted:
         @contextmanager
         def connect(_: Address, *, timeout: float) -> Iterator[socket.socket]:
             ours, theirs = socket.socketpair()
@@ -149,9 +144,12 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Booted]:
 
         monkeypatch.setattr(module, "connect", connect)
         configuration = Configuration(
-            model_owner=OWNER.public_key().public_bytes_raw(), model_id=model_id, minimum_model_version=minimum
+            model_owner=OWNER.public_key().public_bytes_raw(),
+            model_id=model_id,
+            minimum_model_version=minimum,
+            kms_roots=kms_roots,
         )
-        return boot(configuration, module=Module(), upstream=Upstream(Address("unix", path="/none")))
+        return boot(configuration, module=security_module or Module(), upstream=Upstream(Address("unix", path="/none")))
 
     return run
 
@@ -187,6 +185,78 @@ def test_the_key_is_asked_for_this_package_alone(start: Callable[..., Booted], p
     assert document.user_data == binding.to_user_data()
     assert asked["key_arn"] == ARN
     assert asked["encryption_context"] == dict(manifest.key.encryption_context)
+
+
+def test_the_registers_name_model_and_configuration_before_the_key_is_asked_for(
+    start: Callable[..., Booted], package: Callable[..., Path]
+) -> None:
+    host = Host(package())
+    booted = start(host)
+    [asked] = [question for question in host.asked if question["ask"] == Ask.KEY]
+    pcrs = AttestationDocument.parse(asked["document"]).pcrs
+    assert pcrs[16] == sha384(bytes(48) + booted.manifest.digest).digest()
+    assert pcrs[17] == sha384(bytes(48) + booted.configuration.digest).digest()
+    assert set(pcrs) == set(range(32))
+    with pytest.raises(SecurityModuleError):
+        booted.module.extend(18, b"later")
+
+
+def test_a_second_boot_in_one_enclave_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    module = Module()
+    start(Host(package()), security_module=module)
+    host = Host(package())
+    assert refused(start, host, security_module=module).code == "nsm.read_only_index"
+    assert [question["ask"] for question in host.asked] == [Ask.MANIFEST]
+
+
+@pytest.mark.parametrize("minutes", [-60, -2, 2, 60])
+def test_a_clock_that_is_off_is_refused_before_the_key_is_asked_for(
+    start: Callable[..., Booted], package: Callable[..., Path], minutes: int
+) -> None:
+    host = Host(package())
+    error = refused(start, host, security_module=Module(ahead=timedelta(minutes=minutes)))
+    assert isinstance(error, PlatformError)
+    assert error.code == "clock.drift"
+    assert [question["ask"] for question in host.asked] == [Ask.MANIFEST]
+
+
+def issue(booted: Booted) -> Claims:
+    receipt = Issuer(booted).issue(
+        document=b"d", request=b"q", response=b"a", nonce=b"n" * 16, sequence_number=0, execution_ms=1
+    )
+    return verify_receipt(receipt, public_key=booted.receipt_key.public_key()).claims
+
+
+def test_a_receipt_carries_the_modules_time(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
+    booted = start(Host(package()), security_module=Module(ahead=timedelta(seconds=-40)))
+    assert issue(booted).iat - time.time() == pytest.approx(-40, abs=5)
+
+
+def test_no_receipt_is_dated_by_a_clock_that_went_off(
+    start: Callable[..., Booted], package: Callable[..., Path]
+) -> None:
+    booted = start(Host(package()))
+    issue(booted)
+    later = datetime.now(UTC) + timedelta(minutes=2)
+    with pytest.raises(PlatformError):
+        booted.module.clock.compare(later, asked=time.time(), answered=time.time())
+    with pytest.raises(PlatformError):
+        issue(booted)
+
+
+def test_the_device_of_an_enclave_boots_the_same(
+    start: Callable[..., Booted], package: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "nsm"
+    path.touch()
+    nsm = SoftwareNsm(DevelopmentRoot.create(), {0: b"\x01" * 48, 1: b"\x02" * 48, 2: b"\x03" * 48})
+    monkeypatch.setattr(fcntl, "ioctl", NsmDriver(path, nsm.handle).ioctl)
+    with path.open("rb") as device:
+        booted = start(Host(package()), security_module=NitroSecurityModule(device.fileno()))
+        claims = issue(booted)
+    assert claims.security_mode == "production"
+    assert claims.enclave_measurements.pcr2 == b"\x03" * 48
+    assert claims.iat == pytest.approx(time.time(), abs=5)
 
 
 def test_an_older_version_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:
@@ -293,6 +363,26 @@ def test_a_broker_that_answers_something_else(
     assert isinstance(error, KeyReleaseError)
     assert error.code == code
     assert DEK.hex() not in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda _: failure("kms.tunnel", "this host has no tunnel"),
+        # Whatever else it says: a key of the broker's is none here.
+        lambda _: success(),
+        lambda _: success(key_arn=ARN, ciphertext_for_recipient=b"sealed"),
+        lambda _: success(access_key_id="A" * 20, secret_access_key="s", session_token="t"),
+    ],
+)
+def test_an_enclave_with_roots_of_kms_never_asks_the_broker(
+    start: Callable[..., Booted], package: Callable[..., Path], answer: Callable[[dict[str, Any]], bytes]
+) -> None:
+    host = Host(package(), changes={Ask.TUNNEL: answer})
+    error = refused(start, host, kms_roots=(DevelopmentRoot.create().der,))
+    assert isinstance(error, KeyReleaseError)
+    assert error.code in {"kms.tunnel", "hostlink.malformed", "kms.unreachable"}
+    assert [question["ask"] for question in host.asked] == [Ask.MANIFEST, Ask.TUNNEL]
 
 
 def test_an_answer_to_another_boot_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:

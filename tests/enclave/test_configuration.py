@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import fields, replace
 from hashlib import sha256
@@ -10,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ephemeralml.codec import cbor
+from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.configuration import MAX_BYTES, Configuration
 from ephemeralml.errors import ConfigurationError
 from ephemeralml.session.limits import Limits
 
 OWNER = b"\xab" * 32
 SMALLEST = {"model_owner": OWNER.hex()}
+ROOT = base64.b64encode(DevelopmentRoot.create().der).decode()
 
 
 def parse(**changes: Any) -> Configuration:
@@ -61,6 +65,19 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         {"limits": {"conections": 1}},
         {"limits": {"connections": 0}},
         {"limits": {"connections": 1.5}},
+        {"kms_roots": []},
+        {"kms_roots": None},
+        {"kms_roots": True},
+        {"kms_roots": ROOT},
+        {"kms_roots": {"a": ROOT}},
+        {"kms_roots": [ROOT, 1]},
+        {"kms_roots": [[ROOT]]},
+        {"kms_roots": [ROOT, ""]},
+        {"kms_roots": [ROOT[:-8]]},
+        {"kms_roots": [ROOT + "\n"]},
+        {"kms_roots": [ROOT + "\u00e9"]},
+        {"kms_roots": [base64.b64encode(base64.b64decode(ROOT) + b"x").decode()]},
+        {"kms_roots": ["-----BEGIN CERTIFICATE-----"]},
         {"unknown": 1},
     ],
 )
@@ -117,6 +134,20 @@ def test_every_value_is_measured() -> None:
         replace(base, model_id="tiny"),
         replace(base, minimum_model_version=2),
         replace(base, issuer="other"),
+        replace(base, kms_roots=(b"a", b"b")),
+        replace(base, kms_roots=(b"ab",)),
         *(replace(base, limits=replace(Limits(), **{item.name: 1})) for item in fields(Limits)),
     ]
     assert len({other.digest for other in (base, *others)}) == len(others) + 1
+
+
+def test_roots_of_kms() -> None:
+    configuration = parse(kms_roots=[ROOT])
+    assert configuration.kms_roots == (base64.b64decode(ROOT),)
+    measured: Any = cbor.decode(configuration.to_bytes())
+    assert measured["kms_roots"] == [base64.b64decode(ROOT)]
+
+
+def test_a_configuration_without_roots_is_measured_as_before_there_were_any() -> None:
+    measured: Any = cbor.decode(parse().to_bytes())
+    assert set(measured) == {"model_owner", "model_id", "minimum_model_version", "issuer", "limits"}

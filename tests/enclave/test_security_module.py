@@ -79,7 +79,7 @@ def test_extend_and_lock(behind: Callable[..., SecurityModule], nsm: SoftwareNsm
     module = behind(nsm.handle)
     expected = hashlib.sha384(bytes(48) + b"data").digest()
     assert module.extend(16, b"data") == expected == module.pcr(16)
-    module.lock(16)
+    module.lock(below=17)
     with pytest.raises(SecurityModuleError):
         module.extend(16, b"more")
     with pytest.raises(SecurityModuleError):
@@ -110,9 +110,10 @@ def test_threads_get_their_own_answers(behind: Callable[..., SecurityModule], ns
     [
         b"",
         b"\xff",
-        cbor.encode({"Error": "InternalError"}),
         cbor.encode({"Error": 5}),
         cbor.encode("LockPCR"),
+        cbor.encode("Attestation"),
+        cbor.encode("GetRandom"),
         cbor.encode({}),
         cbor.encode([]),
         cbor.encode({"Attestation": None, "DescribePCR": None, "GetRandom": None, "ExtendPCR": None}),
@@ -128,14 +129,18 @@ def test_answers_that_make_no_sense(behind: Callable[..., SecurityModule], answe
         lambda module: module.pcr(0),
         lambda module: module.random(),
         lambda module: module.extend(16, b""),
+        lambda module: module.lock(below=32),
     ]
     for call in calls:
         with pytest.raises(SecurityModuleError) as caught:
             call(behind(lambda _: answer))
         assert caught.value.code == "nsm.failed"
-    if answer != cbor.encode("LockPCR"):
-        with pytest.raises(SecurityModuleError):
-            behind(lambda _: answer).lock(16)
+
+
+def test_a_refusal_is_named(behind: Callable[..., SecurityModule]) -> None:
+    with pytest.raises(SecurityModuleError) as caught:
+        behind(lambda _: cbor.encode({"Error": "InternalError"})).random()
+    assert caught.value.code == "nsm.internal_error"
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0\0", struct.pack(">I", 2**32 - 1), struct.pack(">I", 10) + b"short"])

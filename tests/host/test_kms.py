@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 
 from ephemeralml.devcloud.kms import Credential, KmsServer
+from ephemeralml.devcloud.kms.policy import default_policy
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
-from ephemeralml.host.kms import KmsClient, KmsKeyProvider, ReleasedKey, key_region
+from ephemeralml.host.kms import KmsClient, KmsKeyProvider, KmsKeyRewrapper, ReleasedKey, key_region
+from ephemeralml.host.kms_calls import KmsCalls
+from ephemeralml.host.kms_keys import KmsKeys
+from ephemeralml.package import KeyRecord
 
 HOST = Credential("AKIDHOST", "host-secret", "arn:aws:iam::000000000000:role/host")
 REGION = "us-east-1"
@@ -41,9 +45,7 @@ def kms(tmp_path: Path) -> Iterator[KmsServer]:
 
 @pytest.fixture
 def key_arn(kms: KmsServer) -> str:
-    client = KmsClient(region=REGION, endpoint_url=kms.url)
-    arn: str = client._kms.create_key()["KeyMetadata"]["Arn"]
-    return arn
+    return KmsKeys(region=REGION, endpoint_url=kms.url).create(default_policy("000000000000"), description="model")
 
 
 @pytest.fixture
@@ -213,3 +215,71 @@ def test_a_client_that_cannot_work(region: str, url: str | None) -> None:
     with pytest.raises(ConfigurationError) as caught:
         KmsClient(region=region, endpoint_url=url)
     assert caught.value.code == "kms.client"
+
+
+# Moving a data key to another KMS key.
+
+
+def record(*, key_arn: str = KEY_ARN, wrapped: bytes = b"wrapped") -> KeyRecord:
+    return KeyRecord(provider="aws-kms", key_arn=key_arn, encryption_context={"package": "demo"}, wrapped_dek=wrapped)
+
+
+def test_a_data_key_moves_to_another_key(kms: KmsServer, key_arn: str) -> None:
+    client = KmsCalls(region=REGION, endpoint_url=kms.url)
+    other: str = client.call("create_key")["KeyMetadata"]["Arn"]
+    made = KmsKeyProvider(key_arn, endpoint_url=kms.url).generate_data_key({"package": "demo"})
+    old = record(key_arn=key_arn, wrapped=made.wrapped)
+    new = KmsKeyRewrapper(other, endpoint_url=kms.url).rewrap(old)
+    assert (new.key_arn, new.encryption_context) == (other, old.encryption_context)
+    for one in (old, new):
+        opened = client.call(
+            "decrypt", CiphertextBlob=one.wrapped_dek, EncryptionContext=dict(one.encryption_context), KeyId=one.key_arn
+        )
+        assert opened["Plaintext"] == made.plaintext
+
+
+def test_a_move_that_kms_refuses(kms: KmsServer, key_arn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = KmsKeyProvider(key_arn, endpoint_url=kms.url).generate_data_key({"package": "other"})
+    mover = KmsKeyRewrapper(key_arn, endpoint_url=kms.url)
+    assert refusal(lambda: mover.rewrap(record(key_arn=key_arn, wrapped=made.wrapped))) == "kms.ciphertext"
+    assert refusal(lambda: mover.rewrap(record(wrapped=made.wrapped))) == "kms.not_found"
+    absent = KmsKeyRewrapper(OTHER_ARN, endpoint_url=kms.url)
+    assert refusal(lambda: absent.rewrap(record(key_arn=key_arn, wrapped=made.wrapped))) == "kms.not_found"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    mover = KmsKeyRewrapper(key_arn, endpoint_url=kms.url)
+    assert refusal(lambda: mover.rewrap(record(key_arn=key_arn))) == "kms.credentials"
+
+
+def moved(**changes: object) -> bytes:
+    blob = base64.b64encode(b"moved").decode()
+    return answer(CiphertextForRecipient=None, **{"CiphertextBlob": blob, "SourceKeyId": OTHER_ARN, **changes})
+
+
+def test_an_answer_about_other_keys_is_refused(answering: Callable[..., str]) -> None:
+    def move(body: bytes) -> KeyRecord:
+        return KmsKeyRewrapper(KEY_ARN, endpoint_url=answering(body)).rewrap(record(key_arn=OTHER_ARN))
+
+    assert move(moved()).wrapped_dek == b"moved"
+    for changes in (
+        {"SourceKeyId": KEY_ARN},
+        {"SourceKeyId": None},
+        {"KeyId": OTHER_ARN},
+        {"KeyId": None},
+        {"CiphertextBlob": None},
+        {"CiphertextBlob": ""},
+    ):
+        assert refusal(lambda changes=changes: move(moved(**changes))) == "kms.answer"  # type: ignore[misc]
+
+
+def test_keys_of_two_regions_are_not_tried() -> None:
+    mover = KmsKeyRewrapper(KEY_ARN.replace(REGION, "eu-west-1"), endpoint_url="http://127.0.0.1:9")
+    assert refusal(lambda: mover.rewrap(record())) == "kms.region"
+    client = KmsClient(region=REGION, endpoint_url="http://127.0.0.1:9")
+    for arns in ((KEY_ARN, KEY_ARN.replace(REGION, "eu-west-1")), (KEY_ARN.replace(REGION, "eu-west-1"), KEY_ARN)):
+        code = refusal(
+            lambda arns=arns: client.re_encrypt(  # type: ignore[misc]
+                wrapped_dek=b"w", encryption_context={}, from_arn=arns[0], to_arn=arns[1]
+            )
+        )
+        assert code == "kms.region"
+    assert refusal(lambda: KmsKeyRewrapper("alias/model")) == "kms.key_arn"

@@ -40,7 +40,7 @@ class Host:
     def __init__(self, source: ArtifactSource, folder: Path) -> None:
         self.states: list[tuple[str, str, str]] = []
         self._address = Address("unix", path=f"{folder}/services")
-        self._services = Services(source, kms_endpoint="http://127.0.0.1:9", on_state=self._on_state)
+        self._services = Services(lambda: source, kms_endpoint="http://127.0.0.1:9", on_state=self._on_state)
 
     async def _on_state(self, state: str, code: str, message: str) -> None:
         self.states.append((state, code, message))
@@ -140,12 +140,12 @@ def test_a_prepared_client_is_the_one_that_is_asked(tmp_path: Path, monkeypatch:
         raise AssertionError
 
     with kms(monkeypatch, lambda: ReleasedKey(ARN, b"sealed")) as seen:
-        services = Services(FolderSource(tmp_path), kms_endpoint=None, on_state=on_state)
+        services = Services(lambda: FolderSource(tmp_path), kms_endpoint=None, on_state=on_state)
         services.prepare()
         services.prepare()
         assert seen == [{"region": "us-east-1", "endpoint_url": None}]
         # Nothing to prepare for is no failure: the enclave's own question says what is wrong.
-        Services(FolderSource(tmp_path / "none"), kms_endpoint=None, on_state=on_state).prepare()
+        Services(lambda: FolderSource(tmp_path / "none"), kms_endpoint=None, on_state=on_state).prepare()
     assert len(seen) == 1
 
 

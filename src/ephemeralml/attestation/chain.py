@@ -9,30 +9,17 @@ from datetime import UTC, datetime
 from typing import Final, NoReturn
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
 
 from ephemeralml.attestation.document import AttestationDocument
 from ephemeralml.attestation.verdict import Platform
 from ephemeralml.codec import cose
+from ephemeralml.codec.certificates import UNREADABLE
 from ephemeralml.errors import AttestationError
 
 # https://docs.aws.amazon.com/enclaves/latest/user/verify-root.html: SHA-256 of the DER of "aws.nitro-enclaves" G1.
 AWS_NITRO_ROOT_G1_SHA256: Final = bytes.fromhex("641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b")
-
-# What `cryptography` raises for bytes that are not a certificate, at once or lazily when a part is first read.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    OverflowError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    CryptographyDeprecationWarning,
-)
 
 
 def _refuse(step: str, code: str, message: str) -> NoReturn:
@@ -47,7 +34,7 @@ def verify_signature(document: AttestationDocument) -> x509.Certificate:
     try:
         leaf = x509.load_der_x509_certificate(document.certificate)
         key = leaf.public_key()
-    except _UNREADABLE:
+    except UNREADABLE:
         _refuse("signature", "certificate", "the document's certificate cannot be read")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         _refuse("signature", "key", "the document's certificate has no P-384 key")
@@ -111,6 +98,6 @@ def verify_chain(
         verifier.verify(leaf, intermediates)
     except verification.VerificationError:
         _refuse("chain", "invalid", "the certificates do not chain to the root: one is missing, forged or misplaced")
-    except _UNREADABLE:
+    except UNREADABLE:
         _refuse("chain", "certificate", "a certificate cannot be read")
     return platform

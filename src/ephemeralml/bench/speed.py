@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from ephemeralml.bench import figure, latency, machine, process, scaling, throughput
 from ephemeralml.bench.case import Bench, Case, Effort
-from ephemeralml.bench.output import write_whole
 from ephemeralml.bench.soak import soak
 from ephemeralml.bench.targets import judge
 from ephemeralml.errors import ConfigurationError
+from ephemeralml.files import write_whole
 from ephemeralml.inference.encoder import WEIGHTS_FILE
 
 SCHEMA_VERSION: Final = 1

@@ -19,11 +19,16 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status = 130
-    except EphemeralMLError as error:
-        print(f"ephemeralml: {error} [{error.code}]", file=sys.stderr)
+    except (EphemeralMLError, OSError) as error:
+        complain(error)
         status = 2 if isinstance(error, (ConfigurationError, PolicyError)) else 1
-    except OSError as error:
+    sys.exit(status)
+
+
+def complain(error: EphemeralMLError | OSError) -> None:
+    """Say on standard error, in one line, what went wrong."""
+    if isinstance(error, EphemeralMLError):
+        print(f"ephemeralml: {error} [{error.code}]", file=sys.stderr)
+    else:
         where = f"{error.filename}: " if error.filename else ""
         print(f"ephemeralml: {where}{error.strerror or error}", file=sys.stderr)
-        status = 1
-    sys.exit(status)

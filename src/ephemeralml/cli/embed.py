@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import secrets
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +16,7 @@ import typer
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client, EmbedResult
 from ephemeralml.errors import BusyError, RequestError
+from ephemeralml.files import write_whole
 
 # Texts in one request: many enough to fill the engine's batches, few enough for any enclave's limit.
 _PER_REQUEST = 128
@@ -64,18 +63,7 @@ def _save(out: Path, texts: list[str], vectors: np.ndarray) -> None:
         np.save(content, vectors)
     else:
         content.writelines(line.encode() for line in _json_lines(texts, vectors))
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content.getbuffer())
-        partial.replace(out)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError):
-            # One of write(2) names no file.
-            raise OSError(error.errno, error.strerror, str(out)) from error
-        raise
+    write_whole(out, content.getbuffer())
 
 
 def _lines(file: Path | None) -> list[str]:

@@ -38,13 +38,17 @@ def measure(
 def run(
     configuration: Annotated[Path, typer.Argument(help="The enclave's configuration, JSON.")],
     *,
-    listen: Annotated[str, typer.Option(help="Where the enclave listens: unix:///path or tcp://HOST:PORT.")],
+    listen: Annotated[str, typer.Option(help=f"Where the enclave listens: {Address.FORMS}.")],
     host: Annotated[str, typer.Option(help="Where the host's services listen.")],
     root: Annotated[Path, typer.Option(help="Folder of the development root; made when it does not exist.")],
+    vsock: Annotated[Path | None, typer.Option(help="Carry both over a hybrid vsock with its host side here.")] = None,
 ) -> None:
     """Run an enclave process under a software NSM, until it ends or is stopped.
 
     Example: ephemeralml enclave run enclave.json --listen unix:///tmp/e.sock --host unix:///tmp/h.sock --root dev-root
+
+    With --vsock /tmp/v.sock --listen vsock://any:5000 --host vsock://2:5001 (as Firecracker would carry them), the host
+    runs with --connect vsock+unix:///tmp/v.sock:5000 --services vsock+unix:///tmp/v.sock:5001
     """
     from ephemeralml.devcloud.hypervisor import LocalEnclave  # noqa: PLC0415
 
@@ -53,6 +57,7 @@ def run(
         listen=Address.parse(listen),
         host=Address.parse(host),
         root=development_root(root),
+        vsock=vsock,
     ) as enclave:
         # A stop is a clean end: leave the block, which stops the enclave.
         signal.signal(signal.SIGTERM, stop)

@@ -6,78 +6,141 @@ import asyncio
 import json
 import sys
 import tempfile
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ephemeralml.session.transport import Address
 
+if TYPE_CHECKING:
+    from ephemeralml.errors import EphemeralMLError
+    from ephemeralml.host.launch import EnclaveFailedError, Launcher, LocalLauncher
+    from ephemeralml.host.relay import Relayed
+
 app = typer.Typer(help="The untrusted host: relay, key broker, artifact feed.", no_args_is_help=True)
+
+
+class Platform(StrEnum):
+    """What runs the enclave."""
+
+    LOCAL = "local"
+    NITRO = "nitro"
 
 
 @app.command()
 def run(
-    package: Annotated[Path, typer.Argument(help="The encrypted package's folder.")],
+    package: Annotated[str, typer.Argument(help="The encrypted package's folder, or s3://bucket/prefix.")],
     *,
-    configuration: Annotated[Path | None, typer.Option(help="Start an enclave with this configuration.")] = None,
-    root: Annotated[Path, typer.Option(help="Development root for that enclave.")] = Path("dev-root"),
-    connect: Annotated[str | None, typer.Option(help="Or use the enclave that listens here.")] = None,
-    services: Annotated[str | None, typer.Option(help="Where that enclave finds this host.")] = None,
-    relay: Annotated[str, typer.Option(help="Where clients connect.")] = "tcp://127.0.0.1:7001",
+    platform: Annotated[Platform, typer.Option(help="What runs the enclave.")] = Platform.LOCAL,
+    configuration: Annotated[Path | None, typer.Option(help="local: start an enclave with this configuration.")] = None,
+    root: Annotated[Path, typer.Option(help="local: development root for that enclave.")] = Path("dev-root"),
+    eif: Annotated[Path | None, typer.Option(help="nitro: start this enclave image.")] = None,
+    cpus: Annotated[int, typer.Option(min=1, help="nitro: vCPUs of the enclave.")] = 2,
+    memory: Annotated[int, typer.Option(min=64, help="nitro: memory of the enclave, MiB.")] = 1024,
+    cid: Annotated[int | None, typer.Option(min=4, max=2**32 - 2, help="nitro: its CID, else any free one.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="nitro: show its console. NOT confidential, no key.")] = False,
+    measurements: Annotated[Path | None, typer.Option(help="nitro: JSON of the PCRs the image must have.")] = None,
+    connect: Annotated[
+        str | None, typer.Option(help="The enclave listens here; local: start none. nitro: vsock://CID:5000 if absent.")
+    ] = None,
+    services: Annotated[str | None, typer.Option(help="Where the enclave finds this host.")] = None,
+    relay: Annotated[str, typer.Option(help=f"Where clients connect: {Address.FORMS}.")] = "tcp://127.0.0.1:7001",
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+    s3_endpoint: Annotated[str | None, typer.Option(help="Another S3 than AWS's (see s3 run).")] = None,
+    kms_tunnel: Annotated[
+        bool, typer.Option("--kms-tunnel", help="For an enclave with kms_roots: hand it credentials, carry its TLS.")
+    ] = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Events as JSON lines.")] = False,
 ) -> None:
-    """Serve clients until stopped (Ctrl-C).
+    """Serve clients until stopped (Ctrl-C). An enclave that ends is started again.
+
+    SIGUSR1 puts a new enclave, and whatever package is there now, in the place of the running one without a pause.
 
     Example: ephemeralml host run package --configuration enclave.json --root dev-root --kms-endpoint http://127.0.0.1:7002
-    """
-    from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
-    from ephemeralml.host.relay import Relayed  # noqa: PLC0415
-    from ephemeralml.host.run import HostPlan, run_host  # noqa: PLC0415
-    from ephemeralml.package import FolderSource  # noqa: PLC0415
 
-    if (configuration is None) == (connect is None):
-        raise typer.BadParameter("give either --configuration (start an enclave) or --connect (use a running one)")
-    if connect is not None and services is None:
-        raise typer.BadParameter("--connect needs --services, the address that enclave was given as --host")
+    On AWS: ephemeralml host run package --platform nitro --eif enclave.eif --measurements measurements.json
+    """
+    from ephemeralml.cli.policy import read_measurements  # noqa: PLC0415
+    from ephemeralml.host.nitro import SERVICES, NitroLauncher  # noqa: PLC0415
+    from ephemeralml.host.run import HostPlan, run_host  # noqa: PLC0415
+    from ephemeralml.host.sources import source_of  # noqa: PLC0415
+
+    match platform:
+        case Platform.LOCAL if eif is not None or (configuration is None) == (connect is None):
+            raise typer.BadParameter("give either --configuration (start an enclave) or --connect (use a running one)")
+        case Platform.LOCAL if connect is not None and services is None:
+            raise typer.BadParameter("--connect needs --services, the address that enclave was given as --host")
+        case Platform.NITRO if eif is None or configuration is not None:
+            raise typer.BadParameter("--platform nitro needs --eif, which has its configuration inside")
 
     def say(event: str, **values: object) -> None:
         line = json.dumps({"event": event, **values}) if json_lines else f"host: {event} {_plain(values)}"
         print(line, file=sys.stdout if json_lines else sys.stderr, flush=True)
 
+    def restarting(error: EnclaveFailedError, seconds: float) -> None:
+        say("enclave failed", reason=str(error), code=error.code, starting_again_in_seconds=seconds)
+
+    def kept(error: EphemeralMLError) -> None:
+        say("enclave kept", reason=f"the one that was to take over failed: {error}", code=error.code)
+
     def closed(relayed: Relayed) -> None:
         say("connection closed", bytes_to_enclave=relayed.to_enclave, bytes_to_client=relayed.to_client)
 
-    source = FolderSource(package)
+    open_source = partial(source_of, package, s3_endpoint=s3_endpoint)
     # What is not there, or cannot work, is the operator's mistake: said before anything starts.
-    source.manifest()
-    if configuration is not None:
-        Configuration.load(configuration)
+    open_source().manifest()
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as folder:
-        enclave_at = Address.parse(connect or f"unix://{folder}/enclave.sock")
-        services_at = Address.parse(services or f"unix://{folder}/host.sock")
-        launch: list[str] = []
+        services_at = Address.parse(services or (f"unix://{folder}/host.sock" if eif is None else SERVICES))
+        enclave: Address | Launcher
         if configuration is not None:
-            launch = [
-                *(sys.executable, "-m", "ephemeralml.cli", "enclave", "run", str(configuration)),
-                *("--listen", str(enclave_at), "--host", str(services_at), "--root", str(root)),
-            ]
+            enclave = _local(configuration, root, Path(folder), services_at)
+        elif eif is not None:
+            enclave = NitroLauncher(
+                eif=eif,
+                cpus=cpus,
+                memory=memory,
+                cid=cid,
+                debug=debug,
+                expected=None if measurements is None else read_measurements(measurements),
+                services=services_at,
+                address=None if connect is None else Address.parse(connect),
+                on_console=lambda line: print(f"enclave console: {line}", file=sys.stderr, flush=True),
+            )
+        else:
+            assert connect is not None
+            enclave = Address.parse(connect)
         plan = HostPlan(
             relay=Address.parse(relay),
             services=services_at,
-            enclave=enclave_at,
-            launch=launch,
+            enclave=enclave,
             kms_endpoint=kms_endpoint,
+            kms_tunnel=kms_tunnel,
         )
         asyncio.run(
             run_host(
                 plan,
-                source=source,
+                open_source=open_source,
                 on_ready=lambda address, stages: say("ready", relay=str(address), boot=stages),
+                on_restart=restarting,
+                on_kept=kept,
                 on_closed=closed,
             )
         )
+
+
+def _local(configuration: Path, root: Path, folder: Path, services: Address) -> LocalLauncher:
+    from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
+    from ephemeralml.host.launch import LocalLauncher  # noqa: PLC0415
+
+    Configuration.load(configuration)
+    start = [*(sys.executable, "-m", "ephemeralml.cli", "enclave", "run", str(configuration)), "--root", str(root)]
+    return LocalLauncher(
+        lambda listen: [*start, "--listen", str(listen), "--host", str(services)],
+        folder=folder,
+    )
 
 
 def _plain(values: dict[str, object]) -> str:

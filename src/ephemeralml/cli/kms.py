@@ -1,9 +1,8 @@
-"""The local KMS: run it, make a key whose policy names an enclave."""
+"""KMS commands: key policies, and a local KMS to run and make keys in."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import secrets
@@ -14,13 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ephemeralml.cli.key_policy import check, policy
 from ephemeralml.cli.policy import read_measurements
-from ephemeralml.errors import ConfigurationError, KeyReleaseError
+from ephemeralml.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ephemeralml.devcloud.kms import Credential
 
-app = typer.Typer(help="A local KMS with real cryptography, for trying things out.", no_args_is_help=True)
+app = typer.Typer(help="Key policies, and a local KMS with real cryptography to try things out.", no_args_is_help=True)
+app.command()(policy)
+app.command()(check)
 
 ACCOUNT = "000000000000"
 OWNER = f"arn:aws:iam::{ACCOUNT}:user/model-owner"
@@ -43,7 +45,7 @@ def run(
     from ephemeralml.devcloud.kms import KmsServer  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
-    credentials = _credentials(folder / "credentials")
+    credentials = local_credentials(folder / "credentials")
     server = KmsServer(
         store=folder / "keys.db",
         credentials=credentials,
@@ -52,7 +54,7 @@ def run(
         region=REGION,
         account_id=ACCOUNT,
     )
-    logging.getLogger("uvicorn.error").addFilter(_is_no_stop)
+    logging.getLogger("uvicorn.error").addFilter(is_no_stop)
     # In a thread of its own, so that signals are this one's: uvicorn is deaf to them for its first moments.
     with server:
         signal.signal(signal.SIGTERM, stop)
@@ -73,52 +75,20 @@ def create_key(
 
     Example: AWS_PROFILE=owner ephemeralml kms create-key --measurements measurements.json
     """
-    import boto3  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-    from botocore.parsers import ResponseParserError  # noqa: PLC0415
+    from ephemeralml.host.key_policy import key_policy  # noqa: PLC0415
+    from ephemeralml.host.kms_keys import KmsKeys  # noqa: PLC0415 - boto3 takes a third of a second
 
-    pcr0 = [read_measurements(path).pcr0.hex() for path in measurements]
-    try:
-        client = boto3.client("kms", endpoint_url=endpoint, region_name=REGION)
-    except (BotoCoreError, ValueError) as error:
-        raise ConfigurationError(f"no KMS client for {endpoint}: {error}", code="kms.client") from error
-    try:
-        key = client.create_key(Policy=json.dumps(key_policy(pcr0)), Description="EphemeralML model key")
-        print(key["KeyMetadata"]["Arn"])
-    except ClientError as error:
-        raise KeyReleaseError(f"KMS at {endpoint} refused: {error}", code="kms.refused") from error
-    except BotoCoreError as error:
-        raise KeyReleaseError(f"no key from {endpoint}: {error}", code="kms.unreachable") from error
-    # What botocore makes of an answer that is not KMS's.
-    except (ResponseParserError, LookupError, TypeError) as error:
-        raise KeyReleaseError(f"{endpoint} does not answer as KMS does", code="kms.answer") from error
+    releases = [read_measurements(path) for path in measurements]
+    text = key_policy(measurements=releases, roles=[HOST], admin=OWNER, owner=OWNER)
+    print(KmsKeys(region=REGION, endpoint_url=endpoint).create(text, description="EphemeralML model key"))
 
 
-def _is_no_stop(record: logging.LogRecord) -> bool:
-    # uvicorn shows a request that a stop cut off as if it had failed, traceback and all.
+def is_no_stop(record: logging.LogRecord) -> bool:
+    """A filter: uvicorn shows a request that a stop cut off as if it had failed, traceback and all."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
-def key_policy(pcr0: list[str]) -> dict[str, object]:
-    """The owner wraps and governs; the host's role decrypts for an attested image alone."""
-    attested = {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": pcr0}}
-    govern = ["kms:DescribeKey", "kms:GetKeyPolicy", "kms:PutKeyPolicy", "kms:GenerateDataKey"]
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Principal": {"AWS": OWNER}, "Action": govern, "Resource": "*"},
-            {
-                "Effect": "Allow",
-                "Principal": {"AWS": HOST},
-                "Action": "kms:Decrypt",
-                "Resource": "*",
-                "Condition": attested,
-            },
-        ],
-    }
-
-
-def _credentials(path: Path) -> list[Credential]:
+def local_credentials(path: Path) -> list[Credential]:
     """The two principals' credentials, in AWS's own file form; made on the first run, readable by this user alone."""
     import configparser  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The model owner's commands: make a signing key, pack a model."""
+"""The model owner's commands: make a signing key, pack a model, move a package under another key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from ephemeralml.errors import ModelError
-from ephemeralml.package import generate_owner_key, load_owner_key, pack, read_model_spec
+from ephemeralml.package import FolderSource, generate_owner_key, load_owner_key, pack, read_model_spec, rewrap
 from ephemeralml.package.model import CONFIG_FILES
 
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
@@ -79,6 +79,32 @@ def pack_model(
     size = sum(artifact.ciphertext_size for artifact in manifest.artifacts)
     print(f"packed {manifest.model_id} version {manifest.version}: {len(manifest.artifacts)} artifacts, {size:,} bytes")
     print(f"precision    {manifest.spec.precision}")
+    print(f"model digest {manifest.digest.hex()}")
+
+
+def rewrap_package(
+    package: Annotated[Path, typer.Argument(help="The package as it is.")],
+    out: Annotated[Path, typer.Argument(help="The new package's folder; must not exist.")],
+    *,
+    key: Annotated[Path, typer.Option(help="The owner's private key, the one the package is signed with.")],
+    kms_key: Annotated[str, typer.Option(help="ARN of the KMS key that is to guard the model.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Above the package's; default: the next.")] = None,
+    kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+) -> None:
+    """Put a package's data key under another KMS key, without encrypting the weights again.
+
+    Example: ephemeralml rewrap ./package ./package-2 --key owner.key --kms-key arn:aws:kms:…
+    """
+    from ephemeralml.host.kms import KmsKeyRewrapper  # noqa: PLC0415 - boto3 takes a third of a second
+
+    manifest = rewrap(
+        FolderSource(package),
+        out,
+        owner_key=load_owner_key(key),
+        keys=KmsKeyRewrapper(kms_key, endpoint_url=kms_endpoint),
+        version=version,
+    )
+    print(f"rewrapped {manifest.model_id}, now version {manifest.version}, under {manifest.key.key_arn}")
     print(f"model digest {manifest.digest.hex()}")
 
 

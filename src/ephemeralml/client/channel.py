@@ -196,7 +196,11 @@ class Channel:
             except TimeoutError:
                 return
             if kind is FrameType.ALERT:
-                raise alerted(body)
+                error = alerted(body)
+                # Told so in its handshake, of which our OPEN and requests were a part: nothing of them was answered.
+                if error.code == "unavailable":
+                    raise SessionEndedError(str(error), code="session.unavailable")
+                raise error
             if not self._confirmed:
                 if kind is not FrameType.ACCEPT:
                     raise SessionError(f"the enclave sent {kind.name} where ACCEPT is due", code="handshake.order")

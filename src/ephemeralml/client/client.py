@@ -12,12 +12,16 @@ from ephemeralml.attestation import Policy, Verdict
 from ephemeralml.client.channel import SessionEndedError
 from ephemeralml.client.connection import Connection
 from ephemeralml.client.result import EmbedResult
-from ephemeralml.errors import ConfigurationError, TransportError
+from ephemeralml.errors import BusyError, ConfigurationError, TransportError
 from ephemeralml.session.transport import Address
 from ephemeralml.texts import check_texts
 
 _log = logging.getLogger("ephemeralml.client")
 _MAX_TIMEOUT = 86_400
+# Between two looks for an enclave that is away.
+_AWAY_SECONDS = 0.5
+# What a client meets whose enclave goes, or is replaced, in the middle of the handshake.
+_REPLACED = frozenset({"unavailable", "transport.closed"})
 
 
 class Client:
@@ -28,8 +32,9 @@ class Client:
 
     `timeout` bounds each call, in seconds, a second try included. Nothing is sent before the evidence passed `policy`.
     When a session ends (idle, lifetime, a restarted enclave) the client attests again and asks once more by itself, and
-    logs so to ``ephemeralml.client``; `attestations` counts them. Raises `ConfigurationError` for an address or a
-    timeout that cannot work.
+    logs so to ``ephemeralml.client``; `attestations` counts them. An enclave that is away then is waited for within the
+    call's time; for a client without a session before it is a `BusyError` at once. Raises `ConfigurationError` for an
+    address or a timeout that cannot work.
     """
 
     def __init__(self, address: str, *, policy: Policy, timeout: float = 30.0) -> None:
@@ -38,7 +43,7 @@ class Client:
         self._timeout = _checked_timeout(timeout)
         # Held while a handshake lasts; `_lock` never is, so `close` does not wait for a silent host.
         self._connecting = threading.Lock()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._connection: Connection | None = None
         self._closes = 0
         self.attestations = 0
@@ -75,6 +80,7 @@ class Client:
         with self._lock:
             connection, self._connection = self._connection, None
             self._closes += 1
+            self._lock.notify_all()
         if connection is not None:
             connection.close()
 
@@ -92,7 +98,7 @@ class Client:
                 self._check_open(closes)
             if current is not None and not current.ended:
                 return current
-            fresh = Connection(self._address, policy=self._policy, deadline=deadline, patience=self._timeout)
+            fresh = self._attest(deadline, closes, again=current is not None)
             try:
                 with self._lock:
                     self._check_open(closes)
@@ -104,6 +110,23 @@ class Client:
             return fresh
         finally:
             self._connecting.release()
+
+    def _attest(self, deadline: float, closes: int, *, again: bool) -> Connection:
+        """A new session, in the second try if the enclave was replaced during the first; `again`: in as many as fit."""
+        pause = 0.0
+        while True:
+            try:
+                return Connection(self._address, policy=self._policy, deadline=deadline, patience=self._timeout)
+            except (BusyError, TransportError) as error:
+                worth = error.code != "transport.timeout" if again else error.code in _REPLACED and not pause
+                if not worth or time.monotonic() + pause >= deadline:
+                    raise
+                if not pause:
+                    _log.warning("%s; trying again", error)
+            with self._lock:
+                self._lock.wait_for(lambda: self._closes != closes, pause)
+                self._check_open(closes)
+            pause = _AWAY_SECONDS
 
     def _check_open(self, closes: int) -> None:
         if self._closes != closes:

@@ -89,10 +89,10 @@ def encode(value: object) -> bytes:
         _refuse("text", "text is not valid Unicode")
 
 
-def _read(data: bytes, limit: int, *, indefinite: bool) -> object:
+def _read(data: bytes, limit: int, *, indefinite: bool, max_items: int = MAX_ITEMS) -> object:
     if len(data) > limit:
         _refuse("size", f"{len(data)} bytes, more than the {limit} allowed")
-    _count_items(data)
+    _count_items(data, max_items)
     stream = io.BytesIO(data)
     try:
         value = cbor2.CBORDecoder(
@@ -112,12 +112,12 @@ def _read(data: bytes, limit: int, *, indefinite: bool) -> object:
     return value
 
 
-def _count_items(data: bytes) -> None:
-    """Refuse more than `MAX_ITEMS` data items, by their heads alone (RFC 8949 section 3), before any is built."""
-    if len(data) <= MAX_ITEMS:
+def _count_items(data: bytes, max_items: int) -> None:
+    """Refuse more than `max_items` data items, by their heads alone (RFC 8949 section 3), before any is built."""
+    if len(data) <= max_items:
         return
     position = 0
-    for _ in range(MAX_ITEMS + 1):
+    for _ in range(max_items + 1):
         if position >= len(data):
             return
         major, argument = data[position] >> 5, data[position] & 31
@@ -130,7 +130,7 @@ def _count_items(data: bytes) -> None:
             argument = 0
         if major in {2, 3}:
             position += argument
-    _refuse("items", f"more than {MAX_ITEMS} items")
+    _refuse("items", f"more than {max_items} items")
 
 
 def decode(data: bytes, *, limit: int = MAX_BYTES) -> Value:
@@ -142,6 +142,9 @@ def decode(data: bytes, *, limit: int = MAX_BYTES) -> Value:
     return value
 
 
-def decode_foreign(data: bytes, *, limit: int = MAX_BYTES) -> Value:
-    """Decode well-formed CBOR of at most `limit` bytes that others wrote, indefinite lengths included."""
-    return _normal(_read(data, limit, indefinite=True), 0)
+def decode_foreign(data: bytes, *, limit: int = MAX_BYTES, max_items: int = MAX_ITEMS) -> Value:
+    """Decode well-formed CBOR of at most `limit` bytes that others wrote, indefinite lengths included.
+
+    `max_items` is for formats that spell byte strings as arrays of numbers, one item a byte.
+    """
+    return _normal(_read(data, limit, indefinite=True, max_items=max_items), 0)

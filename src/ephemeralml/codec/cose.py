@@ -18,10 +18,17 @@ from ephemeralml.errors import CodecError
 ALG: Final = 1
 CONTENT_TYPE: Final = 3
 EDDSA: Final = -8
+ES256: Final = -7
 ES384: Final = -35
+ES512: Final = -36
 
 _TAG_18 = b"\xd2"
-_P384_BYTES = 48
+# RFC 9053 section 2.1, each with the curve it is recommended for: algorithm, hash, bytes of r and of s.
+_ECDSA: Final[Mapping[str, tuple[int, hashes.HashAlgorithm, int]]] = {
+    "secp256r1": (ES256, hashes.SHA256(), 32),
+    "secp384r1": (ES384, hashes.SHA384(), 48),
+    "secp521r1": (ES512, hashes.SHA512(), 66),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +75,15 @@ def sign(
     protected: dict[int, int],
     tagged: bool,
 ) -> bytes:
-    """Sign `payload` with an Ed25519 or P-384 key and return the whole COSE_Sign1, its unprotected header empty."""
+    """Sign `payload` with an Ed25519, P-256, P-384 or P-521 key; the whole COSE_Sign1, its unprotected header empty."""
     header = cbor.encode(protected)
     message = Sign1(header, {}, payload, b"").to_be_signed()
     if isinstance(key, Ed25519PrivateKey):
         signature = key.sign(message)
     else:
-        r, s = decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA384())))
-        signature = r.to_bytes(_P384_BYTES) + s.to_bytes(_P384_BYTES)
+        _, hash_, size = _ECDSA[key.curve.name]
+        r, s = decode_dss_signature(key.sign(message, ec.ECDSA(hash_)))
+        signature = r.to_bytes(size) + s.to_bytes(size)
     return (_TAG_18 if tagged else b"") + cbor.encode([header, {}, payload, signature])
 
 
@@ -84,14 +92,26 @@ def verify_ed25519(message: Sign1, public_key: bytes) -> bool:
     return ed25519.verify_strict(public_key, message.signature, message.to_be_signed())
 
 
+def ecdsa_algorithm(public_key: ec.EllipticCurvePublicKey) -> int | None:
+    """ES256, ES384 or ES512, whichever the key's curve is for; None for another curve."""
+    suite = _ECDSA.get(public_key.curve.name)
+    return None if suite is None else suite[0]
+
+
 def verify_es384(message: Sign1, public_key: ec.EllipticCurvePublicKey) -> bool:
     """Whether the signature is ES384 (96 raw bytes r ‖ s, RFC 9053 section 2.1) by `public_key` on P-384."""
-    if not isinstance(public_key.curve, ec.SECP384R1) or len(message.signature) != 2 * _P384_BYTES:
+    return ecdsa_algorithm(public_key) == ES384 and verify_ecdsa(message, public_key)
+
+
+def verify_ecdsa(message: Sign1, public_key: ec.EllipticCurvePublicKey) -> bool:
+    """Whether the signature (r ‖ s) is by `public_key` in the algorithm `ecdsa_algorithm` names for it."""
+    suite = _ECDSA.get(public_key.curve.name)
+    if suite is None or len(message.signature) != 2 * suite[2]:
         return False
-    r = int.from_bytes(message.signature[:_P384_BYTES])
-    s = int.from_bytes(message.signature[_P384_BYTES:])
+    _, hash_, size = suite
+    r, s = int.from_bytes(message.signature[:size]), int.from_bytes(message.signature[size:])
     try:
-        public_key.verify(encode_dss_signature(r, s), message.to_be_signed(), ec.ECDSA(hashes.SHA384()))
+        public_key.verify(encode_dss_signature(r, s), message.to_be_signed(), ec.ECDSA(hash_))
     except InvalidSignature:
         return False
     return True

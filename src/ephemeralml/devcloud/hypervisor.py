@@ -13,28 +13,44 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from ephemeralml.devcloud.measure import build_image, measure
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.devcloud.vsock import HybridVsock
 from ephemeralml.enclave.configuration import Configuration
+from ephemeralml.errors import ConfigurationError
 from ephemeralml.session.transport import Address
 
 _LENGTH = struct.Struct(">I")
 _REQUEST_BYTES = 0x1000
 _STOP_SECONDS = 10
+# VMADDR_CID_HOST, and the parent instance of a Nitro enclave.
+_HOST_CIDS = (2, 3)
 
 
 class LocalEnclave:
-    """A started enclave process and the thread that answers its NSM requests. Use as a context manager."""
+    """A started enclave process and the thread that answers its NSM requests. Use as a context manager.
 
-    def __init__(self, *, configuration: Path, listen: Address, host: Address, root: DevelopmentRoot) -> None:
+    With `vsock`, `listen` and `host` are vsock addresses, and the host has its end as a hybrid vsock at that path.
+    Raises `ConfigurationError` for addresses that are not, and for a path where somebody listens.
+    """
+
+    def __init__(
+        self, *, configuration: Path, listen: Address, host: Address, root: DevelopmentRoot, vsock: Path | None = None
+    ) -> None:
         # Read once: what is measured below is what the enclave gets, whatever happens to the file meanwhile.
         content = Configuration.read(configuration)
         measured, image = Configuration.parse(content).to_bytes(), build_image()
+        self._device = ExitStack()
+        if vsock is not None:
+            listen, host = _plugged(self._device, vsock, listen=listen, host=host)
         ours, theirs = socket.socketpair()
         self._nsm = ours
         with theirs, _sealed(content) as settings, _sealed(image) as program:
@@ -50,7 +66,8 @@ class LocalEnclave:
                 ],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), settings.fileno(), program.fileno()),
-                env={"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+                # With one heap for all threads, what loading takes is used again (4 MB).
+                env={"MALLOC_ARENA_MAX": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
                 start_new_session=True,
             )
         # Measured after the start, so that both happen at once; the enclave waits for the NSM's first answer.
@@ -72,16 +89,31 @@ class LocalEnclave:
         return self.process.wait()
 
     def close(self) -> None:
-        """Stop the enclave: kindly, then not."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        """Stop the enclave: kindly, so that it answers what it has in work, then not."""
         self.process.terminate()
         try:
             self.process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self._nsm.close()
+        self._device.close()
+
+
+def _plugged(device: ExitStack, path: Path, *, listen: Address, host: Address) -> tuple[Address, Address]:
+    """A vsock whose host side is at `path`, and what becomes of the enclave's addresses: a process has none itself."""
+    if not listen.scheme == host.scheme == "vsock" or not listen.port or not host.port or host.cid not in _HOST_CIDS:
+        raise ConfigurationError(
+            f"an enclave on a vsock listens on vsock://any:PORT and finds its host at vsock://2:PORT, not {listen} and "
+            f"{host}",
+            code="enclave.vsock",
+        )
+    folder = device.enter_context(tempfile.TemporaryDirectory(prefix="ephemeralml-"))
+    device.enter_context(HybridVsock(host=path, guest=Path(folder) / "vsock"))
+    inside = partial(Address, "vsock+unix", path=f"{folder}/vsock")
+    return inside(port=listen.port), inside(port=host.port)
 
 
 def _sealed(content: bytes) -> BinaryIO:

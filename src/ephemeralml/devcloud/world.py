@@ -72,11 +72,22 @@ class Process:
             except Empty:
                 raise WorldError(f"nothing was heard for {_START_SECONDS} s", code="world.silent") from None
             if line is None:
-                self._process.wait()
-                said = self._log.read_text().strip().splitlines()
-                raise WorldError(said[-1] if said else "a process ended without a word", code="world.ended")
+                raise WorldError((self.words() or ["it ended without a word"])[-1], code="world.ended")
             if word in line:
                 return line
+
+    def words(self) -> list[str]:
+        """Its lines on standard error, once it has ended. Raises `WorldError` when it does not."""
+        try:
+            self._process.wait(_START_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise WorldError(f"a process goes on after {_START_SECONDS} s", code="world.silent") from None
+        return self._log.read_text().strip().splitlines()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -88,8 +99,13 @@ class Process:
         found: dict[str, Any] = json.loads(self.wait_for(f'"{name}"'))
         return found
 
+    def kill(self) -> None:
+        """As the machine would: it has no time for anything."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
-        """Stop it, kindly first."""
+        """Stop it, kindly first. May be repeated."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -101,19 +117,52 @@ class Process:
 
 
 class World:
-    """A folder, a KMS, and the environments in which owner and host have their credentials."""
+    """A folder, a KMS, and the environments in which owner and host have their credentials. A context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.root = folder / "dev-root"
-        self.kms = Process(
-            "kms", "run", str(folder / "kms"), "--root", str(self.root), "--port", "0", log=folder / "kms.log"
+        self._running: list[Process] = []
+        self.kms_url = ""
+        self.kms = self.start_kms()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._running):
+            process.stop()
+
+    def start_kms(self) -> Process:
+        """Start the KMS, where it was if it ran before."""
+        self.kms, self.kms_url = self._serving(
+            *("kms", "run", str(self.folder / "kms"), "--root", str(self.root)),
+            *("--port", _port(self.kms_url)),
+            log="kms.log",
         )
+        return self.kms
+
+    def start_s3(self, url: str = "") -> tuple[Process, str]:
+        """Start the S3 and return its address, `url` if it ran there before; it has one bucket, ``models``."""
+        return self._serving(
+            *("s3", "run", str(self.folder / "s3"), "--bucket", "models", "--port", _port(url)),
+            *("--credentials", str(self.folder / "kms" / "credentials")),
+            log="s3.log",
+        )
+
+    def _serving(self, *arguments: str, log: str) -> tuple[Process, str]:
+        process = self.start(*arguments, log=log)
         try:
-            self.kms_url = self.kms.wait_for("serving on").split()[-1]
+            return process, process.wait_for("serving on").split()[-1]
         except BaseException:
-            self.kms.stop()
+            process.stop()
             raise
+
+    def start(self, *arguments: str, log: str, environment: dict[str, str] | None = None) -> Process:
+        """Start a command, which ends with this world at the latest."""
+        process = Process(*arguments, log=self.folder / log, environment=environment)
+        self._running.append(process)
+        return process
 
     def environment(self, profile: str) -> dict[str, str]:
         """Our own environment with the credentials of ``owner`` or ``host`` and nobody else's."""
@@ -122,9 +171,14 @@ class World:
 
     def host(self, package: Path, configuration: Path) -> Process:
         """Start a host with an enclave; not yet ready."""
-        return Process(
+        return self.start(
             *("host", "run", str(package), "--configuration", str(configuration), "--root", str(self.root)),
             *("--kms-endpoint", self.kms_url, "--relay", "tcp://127.0.0.1:0", "--json"),
-            log=self.folder / "host.log",
+            log="host.log",
             environment=self.environment("host"),
         )
+
+
+def _port(url: str) -> str:
+    """Of a server's address; 0, any, when there is none yet."""
+    return url.rpartition(":")[2] or "0"

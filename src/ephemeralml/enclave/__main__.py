@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ephemeralml.enclave.boot import Booted, boot
+from ephemeralml.enclave.clock import require_clock_source
 from ephemeralml.enclave.configuration import Configuration
-from ephemeralml.enclave.security_module import SocketSecurityModule
+from ephemeralml.enclave.entropy import seed_kernel
+from ephemeralml.enclave.nsm import DEVICE, NitroSecurityModule
+from ephemeralml.enclave.security_module import SecurityModule, SocketSecurityModule
 from ephemeralml.enclave.server import Server
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import EphemeralMLError
@@ -32,7 +35,9 @@ def main() -> int:
     parser.add_argument("--configuration", type=Path, required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--host", required=True)
-    parser.add_argument("--nsm-fd", type=int, required=True)
+    platform = parser.add_mutually_exclusive_group()
+    platform.add_argument("--nsm-device", type=Path, default=DEVICE)
+    platform.add_argument("--nsm-fd", type=int)
     arguments = parser.parse_args()
     try:
         upstream = Upstream(Address.parse(arguments.host))
@@ -41,7 +46,7 @@ def main() -> int:
     try:
         configuration = Configuration.load(arguments.configuration)
         listen = Address.parse(arguments.listen)
-        module = SocketSecurityModule(socket.socket(fileno=arguments.nsm_fd))
+        module = security_module(device=arguments.nsm_device, descriptor=arguments.nsm_fd)
         booted = boot(configuration, module=module, upstream=upstream)
         with Batcher(booted.encoder) as batcher:
             asyncio.run(_serve(booted, batcher, listen, upstream))
@@ -58,6 +63,20 @@ def main() -> int:
     return 0
 
 
+def security_module(*, device: Path, descriptor: int | None) -> SecurityModule:
+    """The local platform's module on `descriptor`, else the NSM at `device`, of an enclave that was seen to be sound.
+
+    Raises `SecurityModuleError` or `PlatformError`.
+    """
+    if descriptor is not None:
+        return SocketSecurityModule(socket.socket(fileno=descriptor))
+    module = NitroSecurityModule.open(device)
+    # Before any key is made.
+    seed_kernel(module)
+    require_clock_source()
+    return module
+
+
 async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream) -> None:
     server = Server(booted, batcher=batcher)
 
@@ -68,9 +87,17 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
 
     serving = asyncio.create_task(server.serve(listen, ready=ready))
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, serving.cancel)
-    # The hypervisor holds the other end of standard input: an enclave does not outlive it.
-    loop.add_reader(sys.stdin, serving.cancel)
+
+    def told_to_stop() -> None:
+        if server.drain():
+            print("enclave: stopping; what is in work is answered first", file=sys.stderr, flush=True)
+        else:
+            serving.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, told_to_stop)
+    if booted.module.platform == "local":
+        # The hypervisor's stand-in holds the other end of standard input: an enclave does not outlive it.
+        loop.add_reader(sys.stdin, serving.cancel)
     loop.set_exception_handler(_report_type)
     try:
         await serving

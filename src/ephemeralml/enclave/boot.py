@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ephemeralml.attestation import KeyReleaseBinding
 from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.enclave.key_release import KeyRequest
+from ephemeralml.enclave.kms_direct import DirectKms
+from ephemeralml.enclave.registers import seal_registers
 from ephemeralml.enclave.security_module import SecurityModule
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import PackageError
-from ephemeralml.inference import Encoder
+from ephemeralml.inference import Encoder, load_library
 from ephemeralml.package import Manifest, open_package
 
 _BOOT_ID_BYTES = 16
@@ -48,10 +50,13 @@ class _Stopwatch:
 
 
 def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upstream) -> Booted:
-    """Raises `PackageError`, `KeyReleaseError`, `ModelError`, `TransportError` or `SecurityModuleError`."""
+    """Raises `PackageError`, `KeyReleaseError`, `ModelError`, `TransportError`, `SecurityModuleError`
+    and `PlatformError`. The registers and the clock are settled before the key is asked for.
+    """
     watch = _Stopwatch()
     with ThreadPoolExecutor(1) as background:
-        # An RSA key takes 50 ms without the interpreter's lock: make it while the manifest comes.
+        # An RSA key takes 50 ms without the interpreter's lock: make it while the manifest comes. The engine's library
+        # is loaded while the key is.
         request = background.submit(KeyRequest)
         boot_id = sha256(module.random() + os.urandom(32)).digest()[:_BOOT_ID_BYTES]
         signed = upstream.manifest()
@@ -68,13 +73,18 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
                 f"{configuration.minimum_model_version} or later: the host offers an old package",
                 code="manifest.rollback",
             )
+        # Before the key is asked for, so that the key's policy may name the model.
+        seal_registers(module, manifest=manifest.digest, configuration=configuration.digest)
         watch.lap("manifest")
+        library = background.submit(load_library, manifest.spec.precision)
         key = request.result()
-    binding = KeyReleaseBinding(package=manifest.package_id, model=manifest.digest)
-    document = module.attest(public_key=key.public_key_der, user_data=binding.to_user_data())
-    watch.lap("attestation")
-    dek = key.open(upstream.release(manifest.key, document))
-    watch.lap("key_release")
+        binding = KeyReleaseBinding(package=manifest.package_id, model=manifest.digest)
+        document = module.attest(public_key=key.public_key_der, user_data=binding.to_user_data())
+        watch.lap("attestation")
+        release = DirectKms(upstream, roots=roots).release if (roots := configuration.kms_roots) else upstream.release
+        dek = key.open(release(manifest.key, document))
+        watch.lap("key_release")
+        library.result()
     files = open_package(manifest, source=upstream, dek=dek)
     del dek
     watch.lap("fetch_and_decrypt")

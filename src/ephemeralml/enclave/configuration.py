@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
+
+from cryptography import x509
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import ConfigurationError
@@ -19,7 +22,8 @@ MAX_BYTES = 64 * 1024
 class Configuration:
     """Whose models run (raw Ed25519 key), the lowest version that may, the receipts' issuer, and the limits.
 
-    `model_id` None lets any model of that owner run, at the host's choice.
+    `model_id` None lets any model of that owner run, at the host's choice. With `kms_roots` (certificates in DER) the
+    enclave asks KMS for the key itself, over TLS to a server that one of them vouches for, and never the host's broker.
     """
 
     model_owner: bytes
@@ -27,6 +31,7 @@ class Configuration:
     minimum_model_version: int = 1
     issuer: str = "ephemeralml"
     limits: Limits = field(default_factory=Limits)
+    kms_roots: tuple[bytes, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Configuration:
@@ -91,10 +96,13 @@ class Configuration:
             minimum_model_version=version,
             issuer=issuer,
             limits=Limits(**limits),
+            kms_roots=_roots(value["kms_roots"]) if "kms_roots" in value else (),
         )
 
     def to_bytes(self) -> bytes:
         """The measured form: deterministic CBOR of every value in force, defaults included."""
+        # Younger than the rest: a configuration without it keeps its measurements.
+        roots: dict[int | str, cbor.Value] = {"kms_roots": list(self.kms_roots)} if self.kms_roots else {}
         return cbor.encode(
             {
                 "model_owner": self.model_owner,
@@ -102,6 +110,7 @@ class Configuration:
                 "minimum_model_version": self.minimum_model_version,
                 "issuer": self.issuer,
                 "limits": {item.name: getattr(self.limits, item.name) for item in fields(Limits)},
+                **roots,
             }
         )
 
@@ -109,6 +118,18 @@ class Configuration:
     def digest(self) -> bytes:
         """SHA-256 of the measured form."""
         return sha256(self.to_bytes()).digest()
+
+
+def _roots(value: object) -> tuple[bytes, ...]:
+    try:
+        if not isinstance(value, list) or not value:
+            raise TypeError
+        roots = tuple(base64.b64decode(item, validate=True) for item in value)
+        for root in roots:
+            x509.load_der_x509_certificate(root)
+    except (ValueError, TypeError) as error:
+        raise _bad("kms_roots must be a list of certificates, at least one, each in base64 of DER") from error
+    return roots
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

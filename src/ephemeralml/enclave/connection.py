@@ -18,7 +18,7 @@ from ephemeralml.errors import BusyError, EphemeralMLError, RequestError, Sessio
 from ephemeralml.inference import Embedded
 from ephemeralml.session.frames import FrameType, encode_frame
 from ephemeralml.session.handshake import EnclaveHandshake
-from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES, REQUEST_BYTES, Limits
+from ephemeralml.session.limits import DRAIN_SECONDS, HANDSHAKE_FRAME_BYTES, REQUEST_BYTES, Limits
 from ephemeralml.session.messages import SALT_BYTES, EmbedRequest, EmbedResponse, Notice, Refusal, Request, Response
 from ephemeralml.session.records import TAG_BYTES, Opener, Sealer
 
@@ -26,6 +26,8 @@ from ephemeralml.session.records import TAG_BYTES, Opener, Sealer
 _RECEIPTS_REMEMBERED = 256
 # Room in an answer's record beside the vectors: receipt, salt, counts.
 _ANSWER_OVERHEAD = 4096
+# What a client gets to take the end of a drained session and hang up.
+_GOODBYE_SECONDS = 1
 
 Embed = Callable[[tuple[str, ...]], Future[Embedded]]
 Issue = Callable[..., bytes]
@@ -79,6 +81,9 @@ class Connection(FrameProtocol):
         self._asked: set[_Asked] = set()
         self._issued: OrderedDict[bytes, None] = OrderedDict()
         self._sequence = 0
+        # Once no further request is taken: done when all that were are answered.
+        self._answered: asyncio.Future[None] | None = None
+        self._gone: asyncio.Future[None] = self._loop.create_future()
         self._sealer: Sealer
         self._opener: Opener
         self._document = b""
@@ -121,6 +126,7 @@ class Connection(FrameProtocol):
                 self._release(asked)
             else:
                 asked.future.cancel()
+        self._gone.set_result(None)
 
     # Frames.
 
@@ -136,7 +142,9 @@ class Connection(FrameProtocol):
             raise SessionError(f"the client sent {kind.name} where a request is due", code="session.order")
 
     def body_received(self, size: int) -> bool:
-        # Read on all the same when busy: closing on unread bytes could take our last words away.
+        # Read on all the same when busy or drained: closing on unread bytes could take our last words away.
+        if self._answered is not None:
+            return False
         if self._expected is None and self._busy is None:
             try:
                 # Counted as it comes: what is announced and never sent takes nothing from the others.
@@ -148,6 +156,8 @@ class Connection(FrameProtocol):
 
     def frame_received(self, kind: FrameType, body: bytes) -> None:
         self._heard = self._loop.time()
+        if self._answered is not None:
+            return
         match self._expected:
             case FrameType.HELLO:
                 nonce = self._handshake.receive_hello(body)
@@ -247,6 +257,8 @@ class Connection(FrameProtocol):
         self._heard = self._loop.time()
         self._budget.give(asked.held)
         asked.held = 0
+        if self._answered is not None and not self._asked and not self._answered.done():
+            self._answered.set_result(None)
 
     def _checked(self, body: bytes) -> EmbedRequest:
         limits = self._limits
@@ -278,6 +290,24 @@ class Connection(FrameProtocol):
             self._issued.popitem(last=False)
         return receipt
 
+    # Ending.
+
+    async def drain(self) -> None:
+        """Take no further request, answer those in work, say that this is the end, and wait for the client to leave.
+
+        What is not answered within `DRAIN_SECONDS` stays unanswered. A handshake is told to try again.
+        """
+        if self._expected is not None:
+            self._fail(unavailable())
+        else:
+            self._let_go()
+            self._answered = self._loop.create_future()
+            if self._asked:
+                await asyncio.wait({self._answered}, timeout=DRAIN_SECONDS)
+            if not self.ending:
+                self._close("restart", "the enclave is being stopped or replaced")
+        await asyncio.wait({self._gone}, timeout=_GOODBYE_SECONDS)
+
     def _close(self, code: str, message: str) -> None:
         """End the session, for a reason that the client is told inside a record."""
         self.send(self._sealer.seal(FrameType.CLOSE, Notice(code, message).to_bytes()))
@@ -287,6 +317,11 @@ class Connection(FrameProtocol):
     def _cancel(timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
             timer.cancel()
+
+
+def unavailable() -> BusyError:
+    """What a client is told that comes, or is in its handshake, when the enclave is told to stop."""
+    return BusyError("the enclave is being stopped or replaced; connect again", code="unavailable")
 
 
 def alert(code: str, message: str) -> bytes:

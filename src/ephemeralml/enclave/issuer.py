@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import time
 from hashlib import sha256
 
 from ephemeralml.enclave.boot import Booted
@@ -46,11 +45,14 @@ class Issuer:
         sequence_number: int,
         execution_ms: float,
     ) -> bytes:
-        """The receipt for `response` to `request` (their bodies), under the session's attestation document."""
+        """The receipt for `response` to `request` (their bodies), under the session's attestation document.
+
+        Raises `PlatformError` while the enclave's clock cannot be trusted.
+        """
         manifest = self._booted.manifest
         claims = Claims(
             iss=self._booted.configuration.issuer,
-            iat=int(time.time()),
+            iat=int(self._booted.module.clock.now()),
             cti=os.urandom(16),
             eat_nonce=nonce,
             model_id=manifest.model_id,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ephemeralml.enclave.boot import Booted
 from ephemeralml.enclave.budget import Budget
-from ephemeralml.enclave.connection import Connection
+from ephemeralml.enclave.connection import Connection, unavailable
 from ephemeralml.enclave.issuer import Issuer
 from ephemeralml.errors import BusyError
 from ephemeralml.inference import Batcher
@@ -21,7 +21,7 @@ from ephemeralml.session.transport import Address, serve
 
 
 class Server:
-    """Serves a booted enclave until cancelled."""
+    """Serves a booted enclave until it is drained, or cancelled: then all connections are cut."""
 
     def __init__(self, booted: Booted, *, batcher: Batcher) -> None:
         self._booted = booted
@@ -31,22 +31,43 @@ class Server:
         self._budget = Budget(self._limits.total_bytes)
         self._handshakes = asyncio.Semaphore(self._limits.handshakes)
         self._connections: set[_Counted] = set()
+        self._draining = asyncio.Event()
         # One for all connections: the loop fills it and hands it over in one step.
         self._buffer = memoryview(bytearray(WRITE_BYTES))
         self._key = HpkeKey()
         self._key_made = time.monotonic()
 
     async def serve(self, address: Address, *, ready: Callable[[Address], Awaitable[None]]) -> None:
-        """Listen on `address`; `ready` is awaited once with the address really bound."""
+        """Listen on `address` until `drain`; `ready` is awaited once with the address really bound."""
         server, bound = await serve(address, self._connection)
         try:
             await ready(bound)
-            await asyncio.get_running_loop().create_future()
+            await self._draining.wait()
+            server.close()
+            await asyncio.gather(*(connection.drain() for connection in self._connections))
         finally:
             # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
             server.close()
             for connection in set(self._connections):
                 connection.transport.abort()
+
+    def drain(self) -> bool:
+        """Let `serve` end when all is answered that is in work; false when it was told so before."""
+        first = not self._draining.is_set()
+        self._draining.set()
+        return first
+
+    def admit(self, connection: _Counted) -> None:
+        """Give a connection a place. Raises `BusyError`."""
+        if self._draining.is_set():
+            raise unavailable()
+        if len(self._connections) >= self._limits.connections:
+            raise BusyError("the enclave has as many connections as it may; try again shortly")
+        self._connections.add(connection)
+
+    def leave(self, connection: _Counted) -> None:
+        """Take the place back, if it had one."""
+        self._connections.discard(connection)
 
     def _current_key(self) -> HpkeKey:
         if time.monotonic() - self._key_made > self._limits.key_rotation_seconds:
@@ -65,7 +86,7 @@ class Server:
         # Sessions are told apart by the connection they are on.
         session = object()
         return _Counted(
-            self._connections,
+            self,
             buffer=self._buffer,
             limits=self._limits,
             budget=self._budget,
@@ -87,20 +108,20 @@ class Server:
 
 
 class _Counted(Connection):
-    """A connection that has one of the places in `all_of_them`."""
+    """A connection that has one of the places of `server`."""
 
-    def __init__(self, all_of_them: set[_Counted], **parts: Any) -> None:
+    def __init__(self, server: Server, **parts: Any) -> None:
         super().__init__(**parts)
-        self._all = all_of_them
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if len(self._all) < self._limits.connections:
-            self._all.add(self)
-        else:
-            self.failed(BusyError("the enclave has as many connections as it may; try again shortly"))
+        try:
+            self._server.admit(self)
+        except BusyError as error:
+            self.failed(error)
             self.end()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._all.discard(self)
+        self._server.leave(self)
         super().connection_lost(error)

@@ -13,6 +13,7 @@ from ephemeralml.package import KeyRecord, Reader
 from ephemeralml.session.blocking import read_exactly, write_all
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, malformed
 from ephemeralml.session.transport import Address, connect
+from ephemeralml.session.tunnel import Credentials
 
 _LENGTH = struct.Struct(">I")
 # A release goes to KMS and back, with the host's retries.
@@ -21,7 +22,7 @@ _RECEIVE_BYTES = 256 * 1024
 
 
 class Upstream:
-    """An `ArtifactSource` and the key broker's client; each call is one connection to `address`."""
+    """An `ArtifactSource` and the client of key broker and tunnel; each call is one connection to `address`."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -86,6 +87,12 @@ class Upstream:
                 return answer
         except TransportError as error:
             raise KeyReleaseError(f"the model's key was not released: {error}", code=error.code) from error
+
+    @contextmanager
+    def tunnel(self) -> Iterator[tuple[socket.socket, Credentials]]:
+        """A raw stream that the host carries to KMS, and credentials to ask it with. Raises `TransportError`."""
+        with self._asked(cbor.encode({"ask": int(Ask.TUNNEL)})) as (connection, values):
+            yield connection, Credentials.from_map(values)
 
     def report(self, state: str, *, code: str = "", message: str = "") -> None:
         """Tell the host ``ready`` or ``failed``; a host that does not listen changes nothing."""

@@ -1,28 +1,20 @@
 """AWS KMS through boto3: release for an attested enclave (the host's key broker) and data keys (the owner's `pack`).
 
-Credentials come from boto3's default chain. Every failure is a `KeyReleaseError` whose code starts with ``kms.``.
+Every failure is a `KeyReleaseError` whose code starts with ``kms.``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
-from botocore.parsers import ResponseParserError
-
-from ephemeralml.errors import ConfigurationError, KeyReleaseError
-from ephemeralml.package import DataKey
+from ephemeralml.errors import KeyReleaseError
+from ephemeralml.host.key_policy import likely_cause
+from ephemeralml.host.kms_calls import KmsCalls
+from ephemeralml.package import DataKey, KeyRecord
+from ephemeralml.session.kms_errors import bad_answer
 
 PROVIDER: Final = "aws-kms"
 
@@ -30,38 +22,6 @@ _KEY_ARN: Final = re.compile(
     r"arn:aws[a-z-]*:kms:([a-z0-9-]{1,32}):\d{12}:key/([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})",
     re.ASCII,
 )
-_CONFIG: Final = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
-_CREDENTIAL_ERRORS: Final = (CredentialRetrievalError, NoCredentialsError, PartialCredentialsError)
-
-# AWS's error type → our code; what to do, by our code.
-_CODES: Final[Mapping[str, str]] = {
-    "AccessDeniedException": "access_denied",
-    "DisabledException": "disabled",
-    "KMSInvalidStateException": "disabled",
-    "IncorrectKeyException": "ciphertext",
-    "InvalidCiphertextException": "ciphertext",
-    "InvalidArnException": "not_found",
-    "NotFoundException": "not_found",
-    "ValidationException": "validation",
-    "ExpiredTokenException": "credentials",
-    "IncompleteSignatureException": "credentials",
-    "InvalidClientTokenId": "credentials",
-    "InvalidSignatureException": "credentials",
-    "MissingAuthenticationTokenException": "credentials",
-    "UnrecognizedClientException": "credentials",
-}
-_ADVICE: Final[Mapping[str, str]] = {
-    "access_denied": "the key policy does not allow this role, enclave measurement or encryption context; "
-    "compare its conditions with the measurements of the running image",
-    "disabled": "the owner has disabled or scheduled the key for deletion",
-    "ciphertext": "the wrapped key was changed, belongs to another key, or its encryption context differs; "
-    "fetch the package again",
-    "not_found": "the key named in the package does not exist there; check region, account and endpoint",
-    "validation": "the attestation document or another parameter is malformed, expired or not signed by a root the "
-    "service trusts; ask the enclave for a fresh document",
-    "credentials": "this machine's AWS credentials were not accepted; check them, the region and the clock",
-    "refused": "see the error type in AWS's KMS API reference",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +38,7 @@ class KmsClient:
     def __init__(self, *, region: str, endpoint_url: str | None = None) -> None:
         """`endpoint_url` None is AWS's own. Raises `ConfigurationError` for a region or address that cannot work."""
         self._region = region
-        try:
-            # A session of its own: boto3's default one is global state.
-            session = boto3.session.Session()
-            self._kms = session.client("kms", region_name=region, endpoint_url=endpoint_url, config=_CONFIG)
-        except (BotoCoreError, ValueError) as error:
-            raise ConfigurationError(
-                f"no KMS client for {endpoint_url or region}: {error}", code="kms.client"
-            ) from error
+        self._kms = KmsCalls(region=region, endpoint_url=endpoint_url)
 
     def decrypt_for_recipient(
         self,
@@ -101,27 +54,65 @@ class KmsClient:
         an answer that carries plaintext, names another key or holds no CiphertextForRecipient.
         """
         self._check_region(key_arn)
-        answer = self._call(
-            "decrypt",
-            KeyId=key_arn,
-            CiphertextBlob=wrapped_dek,
-            EncryptionContext=dict(encryption_context),
-            EncryptionAlgorithm="SYMMETRIC_DEFAULT",
-            Recipient={"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": attestation_document},
-        )
+        try:
+            answer = self._kms.call(
+                "decrypt",
+                KeyId=key_arn,
+                CiphertextBlob=wrapped_dek,
+                EncryptionContext=dict(encryption_context),
+                EncryptionAlgorithm="SYMMETRIC_DEFAULT",
+                Recipient={"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": attestation_document},
+            )
+        except KeyReleaseError as error:
+            if error.code == "kms.access_denied":
+                raise self._explained(error, key_arn, attestation_document) from error
+            raise
         if answer.get("Plaintext"):
-            raise _bad_answer("it carries the key in plaintext, as if no Recipient had been asked for")
+            raise bad_answer("it carries the key in plaintext, as if no Recipient had been asked for")
         return ReleasedKey(key_arn, _checked(answer, key_arn, "CiphertextForRecipient"))
 
     def generate_data_key(self, *, key_arn: str, encryption_context: Mapping[str, str]) -> DataKey:
         """A new 32-byte data key, in plaintext and wrapped. Raises `KeyReleaseError`."""
         self._check_region(key_arn)
         context = dict(encryption_context)
-        answer = self._call("generate_data_key", KeyId=key_arn, KeySpec="AES_256", EncryptionContext=context)
+        answer = self._kms.call("generate_data_key", KeyId=key_arn, KeySpec="AES_256", EncryptionContext=context)
         plaintext, wrapped = _checked(answer, key_arn, "Plaintext"), _checked(answer, key_arn, "CiphertextBlob")
         if len(plaintext) != 32:
-            raise _bad_answer(f"a data key of {len(plaintext)} bytes instead of 32")
+            raise bad_answer(f"a data key of {len(plaintext)} bytes instead of 32")
         return DataKey(plaintext=plaintext, wrapped=wrapped, key_arn=key_arn, provider=PROVIDER)
+
+    def re_encrypt(
+        self, *, wrapped_dek: bytes, encryption_context: Mapping[str, str], from_arn: str, to_arn: str
+    ) -> bytes:
+        """The data key wrapped by `from_arn`, wrapped by `to_arn` under the same context; KMS alone sees it.
+
+        Both keys are of this client's region. Raises `KeyReleaseError`, also for an answer about other keys.
+        """
+        for key_arn in (from_arn, to_arn):
+            self._check_region(key_arn)
+        context = dict(encryption_context)
+        answer = self._kms.call(
+            "re_encrypt",
+            CiphertextBlob=wrapped_dek,
+            SourceKeyId=from_arn,
+            SourceEncryptionContext=context,
+            SourceEncryptionAlgorithm="SYMMETRIC_DEFAULT",
+            DestinationKeyId=to_arn,
+            DestinationEncryptionContext=context,
+            DestinationEncryptionAlgorithm="SYMMETRIC_DEFAULT",
+        )
+        if answer.get("SourceKeyId") != from_arn:
+            raise bad_answer("it names another source key than the one asked for")
+        return _checked(answer, to_arn, "CiphertextBlob")
+
+    def _explained(self, denied: KeyReleaseError, key_arn: str, document: bytes) -> KeyReleaseError:
+        """The refusal with its likely cause, where this role may read the key policy; best effort."""
+        try:
+            policy = self._kms.call_briefly("get_key_policy", KeyId=key_arn, PolicyName="default").get("Policy")
+        except KeyReleaseError:
+            policy = None
+        cause = likely_cause(document, policy if isinstance(policy, str) else None)
+        return denied if cause is None else KeyReleaseError(f"KMS denies: {cause}", code=denied.code)
 
     def _check_region(self, key_arn: str) -> None:
         region = key_region(key_arn)
@@ -130,23 +121,6 @@ class KmsClient:
                 f"the key is in {region}, this KMS client in {self._region}; start the host with the key's region",
                 code="kms.region",
             )
-
-    def _call(self, operation: str, **parameters: object) -> Mapping[str, Any]:
-        try:
-            answer: Mapping[str, Any] = getattr(self._kms, operation)(**parameters)
-        except ClientError as error:
-            raise _refusal(error) from error
-        except _CREDENTIAL_ERRORS as error:
-            raise KeyReleaseError(f"KMS was not asked: {_ADVICE['credentials']}", code="kms.credentials") from error
-        # botocore lets its parsers' own errors through when the answer is not KMS's.
-        except (ResponseParserError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise _bad_answer("it is not an answer of KMS") from error
-        except BotoCoreError as error:
-            raise KeyReleaseError(
-                f"KMS did not answer ({type(error).__name__}); check this host's network and the endpoint, then retry",
-                code="kms.unreachable",
-            ) from error
-        return answer
 
 
 class KmsKeyProvider:
@@ -159,6 +133,30 @@ class KmsKeyProvider:
     def generate_data_key(self, encryption_context: Mapping[str, str]) -> DataKey:
         """A new data key bound to `encryption_context`. Raises `KeyReleaseError`."""
         return self._client.generate_data_key(key_arn=self._key_arn, encryption_context=encryption_context)
+
+
+class KmsKeyRewrapper:
+    """Moves data keys under one KMS key, for `rewrap`, in the region that its ARN names."""
+
+    def __init__(self, key_arn: str, *, endpoint_url: str | None = None) -> None:
+        self._key_arn = key_arn
+        self._client = KmsClient(region=key_region(key_arn), endpoint_url=endpoint_url)
+
+    def rewrap(self, record: KeyRecord) -> KeyRecord:
+        """The record of the same data key under the new KMS key. Raises `KeyReleaseError`."""
+        if key_region(record.key_arn) != key_region(self._key_arn):
+            raise KeyReleaseError(
+                f"the package's key is in {key_region(record.key_arn)}, the new one in {key_region(self._key_arn)}; "
+                "KMS re-encrypts within one region: name a key there, or pack the model again",
+                code="kms.region",
+            )
+        wrapped = self._client.re_encrypt(
+            wrapped_dek=record.wrapped_dek,
+            encryption_context=record.encryption_context,
+            from_arn=record.key_arn,
+            to_arn=self._key_arn,
+        )
+        return replace(record, key_arn=self._key_arn, wrapped_dek=wrapped)
 
 
 def key_region(key_arn: str) -> str:
@@ -174,21 +172,8 @@ def key_region(key_arn: str) -> str:
 
 def _checked(answer: Mapping[str, Any], key_arn: str, member: str) -> bytes:
     if answer.get("KeyId") != key_arn:
-        raise _bad_answer("it names another key than the one asked for")
+        raise bad_answer("it names another key than the one asked for")
     value = answer.get(member)
     if not isinstance(value, bytes) or not value:
-        raise _bad_answer(f"{member} is missing")
+        raise bad_answer(f"{member} is missing")
     return value
-
-
-def _bad_answer(why: str) -> KeyReleaseError:
-    return KeyReleaseError(
-        f"the answer on KMS's side cannot be trusted: {why}; check that the endpoint is AWS KMS or ephemeralml's own",
-        code="kms.answer",
-    )
-
-
-def _refusal(error: ClientError) -> KeyReleaseError:
-    kind = error.response.get("Error", {}).get("Code", "unknown")
-    code = _CODES.get(kind, "refused")
-    return KeyReleaseError(f"KMS refused ({kind}): {_ADVICE[code]}", code=f"kms.{code}")

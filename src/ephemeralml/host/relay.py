@@ -33,9 +33,12 @@ class Relayed:
 
 
 class Relay:
-    """Copies between clients and the enclave at `enclave`; `on_closed` hears what each connection carried."""
+    """Copies between clients and the enclave at `enclave`; `on_closed` hears what each connection carried.
 
-    def __init__(self, enclave: Address, *, on_closed: Callable[[Relayed], None]) -> None:
+    `enclave` may change, and is None while there is none: clients are told that it is unavailable.
+    """
+
+    def __init__(self, enclave: Address | None, *, on_closed: Callable[[Relayed], None]) -> None:
         self.enclave = enclave
         self._on_closed = on_closed
         self._open: Counter[str] = Counter()
@@ -49,7 +52,13 @@ class Relay:
 
     async def close(self) -> None:
         """Cut every connection."""
-        clients = set(self._clients)
+        await self._cut(set(self._clients))
+
+    async def part(self) -> None:
+        """Cut every connection that has reached an enclave."""
+        await self._cut({client for client in self._clients if client.joined})
+
+    async def _cut(self, clients: set[_Client]) -> None:
         for client in clients:
             client.cut()
         if clients:
@@ -195,6 +204,9 @@ class _Client(_End):
             self.hang_up()
 
     async def _join(self) -> None:
+        if self._relay.enclave is None:
+            self._nobody_there()
+            return
         try:
             transport = await dial(self._relay.enclave, lambda: self.other)
         except TransportError:
@@ -221,13 +233,17 @@ class _Client(_End):
         self.abort()
         self.other.abort()
 
+    @property
+    def joined(self) -> bool:
+        """Whether it has ever got through to an enclave."""
+        return self.other.transport is not None
+
     def _leave(self) -> None:
-        joined = self.other.transport is not None
-        if not self.lost or (joined and not self.other.lost) or self.gone.done():
+        if not self.lost or (self.joined and not self.other.lost) or self.gone.done():
             return
         self.gone.set_result(None)
         if self._admitted:
-            self._relay.leave(self, Relayed(self.received, self.other.received) if joined else None)
+            self._relay.leave(self, Relayed(self.received, self.other.received) if self.joined else None)
 
 
 def _alert(code: str, message: str) -> bytes:

@@ -1,65 +1,74 @@
-"""One host process: relay, services, and the enclave it starts or connects to."""
+"""One host process: relay, services, and the enclave it starts or is given."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from ephemeralml.errors import ConfigurationError, EphemeralMLError
+from ephemeralml.errors import EphemeralMLError
+from ephemeralml.host.launch import EnclaveFailedError, Launcher
 from ephemeralml.host.relay import Relay, Relayed
 from ephemeralml.host.services import Services
+from ephemeralml.host.supervise import Restarts, Supervisor
 from ephemeralml.package import ArtifactSource
 from ephemeralml.session.transport import Address, listen, raise_descriptor_limit, serve
-
-_STOP_SECONDS = 10
-
-
-class EnclaveFailedError(EphemeralMLError):
-    """The enclave reported a failed boot, or its process ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
-    """Where the host listens for clients (`relay`) and for its enclave (`services`), and where the enclave listens.
+    """Where the host listens for clients (`relay`) and for its enclave (`services`), and how it gets to the enclave.
 
-    `launch` is the command that starts the enclave, empty when something else does.
+    `enclave` is what starts one, or the address of one that something else starts.
     """
 
     relay: Address
     services: Address
-    enclave: Address
-    launch: Sequence[str] = ()
+    enclave: Address | Launcher
     kms_endpoint: str | None = None
+    kms_tunnel: bool = False
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 async def run_host(
     plan: HostPlan,
     *,
-    source: ArtifactSource,
+    open_source: Callable[[], ArtifactSource],
     on_ready: Callable[[Address, str], None],
+    on_restart: Callable[[EnclaveFailedError, float], None],
+    on_kept: Callable[[EphemeralMLError], None],
     on_closed: Callable[[Relayed], None],
 ) -> None:
-    """Run until cancelled or told to stop (SIGTERM); `on_ready` hears the relay's address and the enclave's boot times.
+    """Run until cancelled or told to stop (SIGTERM).
 
-    Raises `ConfigurationError` when an address is taken, `EnclaveFailedError` when the enclave does not boot or ends.
+    SIGUSR1 starts another enclave beside the one that serves, from what image, configuration and package then are; once
+    it is ready it takes over. `on_ready` hears the relay's address and the boot times of each enclave that serves,
+    `on_restart` why one did not or no longer does and in how many seconds the next one starts, `on_kept` why one did
+    not take over. Raises `ConfigurationError` when an address is taken or
+    an enclave cannot be started so, `EnclaveFailedError` when one does not boot and another try would not help.
     """
     raise_descriptor_limit()
-    booted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    at, launcher = (plan.enclave, None) if isinstance(plan.enclave, Address) else (None, plan.enclave)
+    relay = Relay(at, on_closed=on_closed)
 
-    async def on_state(state: str, code: str, message: str) -> None:
-        if booted.done():
-            return
-        if state == "ready":
-            booted.set_result(message)
-        else:
-            booted.set_exception(EnclaveFailedError(f"the enclave did not boot: {message}", code=code or "enclave"))
+    async def renew() -> None:
+        await services.renew()
 
-    services = Services(source, kms_endpoint=plan.kms_endpoint, on_state=on_state)
-    relay = Relay(plan.enclave, on_closed=on_closed)
+    supervisor = Supervisor(
+        launcher,
+        relay=relay,
+        restarts=plan.restarts,
+        before_start=renew,
+        on_ready=lambda stages: on_ready(bound, stages),
+        on_restart=on_restart,
+        on_kept=on_kept,
+    )
+    services = Services(
+        open_source, kms_endpoint=plan.kms_endpoint, on_state=supervisor.on_state, kms_tunnel=plan.kms_tunnel
+    )
     service_server, _ = await listen(plan.services, services.connected)
     # Closed, not waited for: since Python 3.12.1 that lasts until the last client has left.
     with contextlib.closing(service_server):
@@ -67,58 +76,24 @@ async def run_host(
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(relay.close)
             stack.callback(relay_server.close)
-            process = await _launch(plan.launch)
             preparing = asyncio.get_running_loop().run_in_executor(None, services.prepare)
             stack.callback(preparing.cancel)
-            try:
-                await _until_stopped(process, booted, lambda stages: on_ready(bound, stages))
-            finally:
-                booted.cancel()
-                await _stop(process)
+            if launcher is not None:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, supervisor.replace)
+            await _until_stopped(asyncio.ensure_future(supervisor.run()))
 
 
-async def _launch(command: Sequence[str]) -> asyncio.subprocess.Process | None:
-    if not command:
-        return None
-    try:
-        # Its own process group: a Ctrl-C at the terminal is ours to pass on, in order.
-        return await asyncio.create_subprocess_exec(*command, start_new_session=True)
-    except OSError as error:
-        raise ConfigurationError(f"cannot start {command[0]}: {error.strerror}", code="enclave.launch") from error
-
-
-async def _until_stopped(
-    process: asyncio.subprocess.Process | None, booted: asyncio.Future[str], on_ready: Callable[[str], None]
-) -> None:
+async def _until_stopped(supervising: asyncio.Future[None]) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    stopped: asyncio.Future[object] = asyncio.ensure_future(stop.wait())
-    ended: asyncio.Future[object] = asyncio.ensure_future(process.wait() if process else asyncio.Event().wait())
+    stopped = asyncio.ensure_future(stop.wait())
     try:
-        waited: list[asyncio.Future[Any]] = [stopped, ended, booted]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if booted.done():
-            on_ready(booted.result())
-            await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if ended.done() and not stopped.done():
-            raise EnclaveFailedError(
-                f"the enclave's process ended (exit status {ended.result()}); its console above says why",
-                code="enclave.ended",
-            )
+        first: list[asyncio.Future[Any]] = [supervising, stopped]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if supervising.done():
+            supervising.result()
     finally:
-        for task in (stopped, ended):
-            task.cancel()
-
-
-async def _stop(process: asyncio.subprocess.Process | None) -> None:
-    if process is None or process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        stopped.cancel()
+        supervising.cancel()
+        # The enclave is stopped before anything it depends on.
+        await asyncio.wait({supervising})

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ephemeralml.codec import cbor
-from ephemeralml.errors import CodecError, EphemeralMLError, TransportError
+from ephemeralml.errors import CodecError, EphemeralMLError, KeyReleaseError, TransportError
+from ephemeralml.host import tunnel
 from ephemeralml.package import ArtifactSource, Manifest
+from ephemeralml.session.blocking import write_all
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, failure, malformed, success
 from ephemeralml.session.limits import WRITE_BYTES
+from ephemeralml.session.transport import Address
+from ephemeralml.session.tunnel import Credentials
 
 if TYPE_CHECKING:
     from ephemeralml.host.kms import KmsClient
@@ -26,18 +32,36 @@ _LAST_SECONDS = 5
 # An artifact is read from disk in pieces of this size, many times what one write carries.
 _READ_BYTES = 16 * WRITE_BYTES
 
+_T = TypeVar("_T")
 OnState = Callable[[str, str, str], Awaitable[None]]
 
 
 class Services:
-    """Answers one enclave. `on_state` is awaited with (state, code, message) when the enclave reports one."""
+    """Answers the enclaves of one host, with the package that `open_source` finds each time that one starts.
 
-    def __init__(self, source: ArtifactSource, *, kms_endpoint: str | None, on_state: OnState) -> None:
-        self._source = source
+    `on_state` is awaited with (state, code, message) when an enclave reports one. With `kms_tunnel` an enclave
+    that asks is given this host's temporary credentials and a stream to KMS.
+    """
+
+    def __init__(
+        self,
+        open_source: Callable[[], ArtifactSource],
+        *,
+        kms_endpoint: str | None,
+        on_state: OnState,
+        kms_tunnel: bool = False,
+    ) -> None:
+        self._open_source = open_source
+        self._source = open_source()
         self._kms_endpoint = kms_endpoint
+        self._kms_tunnel = kms_tunnel
         self._on_state = on_state
         self._kms: dict[str, KmsClient] = {}
         self._making = threading.Lock()
+
+    async def renew(self) -> None:
+        """Look at the package anew: another may have been published since."""
+        self._source = await asyncio.to_thread(self._open_source)
 
     def prepare(self) -> None:
         """Make the client of the package's KMS, a third of a second's work, before the enclave asks for its key."""
@@ -63,7 +87,7 @@ class Services:
                 if length > MESSAGE_BYTES:
                     malformed("request")
                 question = await reader.readexactly(length)
-            await self._answer(question, writer)
+            await self._answer(question, reader, writer)
         except EphemeralMLError as error:
             with suppress(OSError):
                 await _reply(writer, failure(error.code, str(error)))
@@ -77,7 +101,7 @@ class Services:
             # An enclave that does not read keeps nothing here.
             writer.transport.abort()
 
-    async def _answer(self, question: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, question: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             value = cbor.decode(question, limit=MESSAGE_BYTES)
         except CodecError:
@@ -88,24 +112,41 @@ class Services:
             case {"ask": Ask.MANIFEST}:
                 await _reply(writer, success(manifest=await asyncio.to_thread(self._source.manifest)))
             case {"ask": Ask.ARTIFACT, "name": str(name)}:
-                await self._feed(name, writer)
+                # Nothing waits in the transport: this connection has not been answered yet.
+                connection = writer.get_extra_info("socket").dup()
+                await _in_own_thread(partial(self._feed, name, connection))
             case {"ask": Ask.KEY}:
                 await _reply(writer, await _in_own_thread(partial(self._release, KeyAsk.from_map(value))))
+            case {"ask": Ask.TUNNEL} if len(value) == 1:
+                credentials, kms = await _in_own_thread(self._tunnel)
+                async with tunnel.stream_to(kms) as far:
+                    await _reply(writer, success(**credentials.to_map()))
+                    await tunnel.carry((reader, writer), far)
             case {"ask": Ask.STATE, "state": str(state), "code": str(code), "message": str(message)}:
                 await _reply(writer, success())
                 await self._on_state(state, code, message)
             case _:
                 malformed("request")
 
-    async def _feed(self, name: str, writer: asyncio.StreamWriter) -> None:
-        with self._source.open(name) as read:
-            await _reply(writer, success())
-            while chunk := await asyncio.to_thread(read, _READ_BYTES):
-                view = memoryview(chunk)
-                for start in range(0, len(view), WRITE_BYTES):
-                    writer.write(view[start : start + WRITE_BYTES])
-                    async with asyncio.timeout(_SEND_SECONDS):
-                        await writer.drain()
+    def _feed(self, name: str, connection: socket.socket) -> None:
+        """Send an artifact, without the event loop in between: that takes twice as long."""
+        with connection, self._source.open(name) as read:
+            answer = success()
+            chunk: bytes | memoryview = _LENGTH.pack(len(answer)) + answer
+            while chunk:
+                write_all(connection, chunk, deadline=time.monotonic() + _SEND_SECONDS)
+                chunk = read(_READ_BYTES)
+
+    def _tunnel(self) -> tuple[Credentials, Address]:
+        """What a tunnel is handed, and where it leads: to the KMS of this package's key, whatever the enclave says."""
+        if not self._kms_tunnel:
+            raise KeyReleaseError(
+                "this host hands no credentials to its enclave; start it with --kms-tunnel, or the enclave without "
+                "kms_roots",
+                code="kms.tunnel",
+            )
+        key = Manifest.verify(self._source.manifest(), owner=None).key
+        return tunnel.temporary_credentials(), tunnel.destination(key.key_arn, self._kms_endpoint)
 
     def _release(self, ask: KeyAsk) -> bytes:
         released = self._client(ask.key_arn).decrypt_for_recipient(
@@ -120,10 +161,10 @@ class Services:
         )
 
 
-async def _in_own_thread(work: Callable[[], bytes]) -> bytes:
+async def _in_own_thread(work: Callable[[], _T]) -> _T:
     """As `asyncio.to_thread`, but a process that ends does not wait for it: a silent KMS takes half a minute."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[bytes] = loop.create_future()
+    done: asyncio.Future[_T] = loop.create_future()
 
     def tell(settle: Callable[[], None]) -> None:
         # Nobody listens any more once the loop is closed.
@@ -138,7 +179,7 @@ async def _in_own_thread(work: Callable[[], bytes]) -> bytes:
         else:
             tell(partial(done.set_result, result))
 
-    threading.Thread(target=run, name="kms", daemon=True).start()
+    threading.Thread(target=run, name="services", daemon=True).start()
     return await done
 
 

@@ -8,6 +8,6 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from ephemeralml.inference.batcher import Batcher, Embedded
-from ephemeralml.inference.encoder import Encoder
+from ephemeralml.inference.encoder import Encoder, load_library
 
-__all__ = ["Batcher", "Embedded", "Encoder"]
+__all__ = ["Batcher", "Embedded", "Encoder", "load_library"]

@@ -13,11 +13,9 @@ import numpy as np
 
 from ephemeralml.errors import ModelError
 from ephemeralml.inference import protobuf
-from ephemeralml.inference.weights import Array, Weights
+from ephemeralml.inference.weights import Array, Weights, encoder_prefix
 from ephemeralml.package.model import ModelSpec, positive_int
 
-# Where the encoder stands in files saved as BertModel, with a task's head on top, or wrapped once more.
-_PREFIXES: Final = ("", "bert.", "model.")
 _MASKED: Final = float(np.finfo(np.float32).min)
 
 
@@ -99,8 +97,7 @@ class _Builder:
         self.matrices: dict[str, str] = {}
         self._config = config
         self._source = weights
-        probe = "embeddings.word_embeddings.weight"
-        self._prefix = next((prefix for prefix in _PREFIXES if prefix + probe in weights), "")
+        self._prefix = encoder_prefix(weights)
 
     def release(self) -> frozenset[str]:
         """Give back, or overwrite, every matrix that can be; returns their names in the graph."""

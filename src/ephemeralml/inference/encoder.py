@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 from typing import Final, Protocol
@@ -79,18 +80,23 @@ class Encoder:
         config = BertConfig.from_json(read_json_object(files, "config.json"))
         if spec.dimension != config.hidden_size or spec.max_sequence_length > config.max_position_embeddings:
             raise ModelError("config.json does not fit the model's specification", code="model.config")
-        tokenizer = Tokenizer(files, max_length=spec.max_sequence_length, vocab_size=config.vocab_size)
         weights = Weights(files[WEIGHTS_FILE])
-        # Each engine is a large library: only the one that runs is loaded.
-        if spec.precision == "fp32":
-            from ephemeralml.inference.engine import Engine  # noqa: PLC0415
+        # The engine packs the matrices meanwhile, without the interpreter's lock.
+        with ThreadPoolExecutor(1) as background:
+            tokenizer = background.submit(
+                Tokenizer, files, max_length=spec.max_sequence_length, vocab_size=config.vocab_size
+            )
+            engine: _Engine
+            if spec.precision == "fp32":
+                from ephemeralml.inference.engine import Engine  # noqa: PLC0415
 
-            engine = Engine(build_graph(config, spec, weights), threads=threads)
-            return cls(spec=spec, tokenizer=tokenizer, engine=engine)
-        from ephemeralml.inference.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+                engine, grid = Engine(build_graph(config, spec, weights), threads=threads), None
+            else:
+                from ephemeralml.inference.openvino_engine import OpenVinoEngine  # noqa: PLC0415
 
-        narrow = OpenVinoEngine(config, spec, weights, threads=threads)
-        return cls(spec=spec, tokenizer=tokenizer, engine=narrow, grid=narrow.grid)
+                engine = OpenVinoEngine(config, spec, weights, threads=threads)
+                grid = engine.grid
+            return cls(spec=spec, tokenizer=tokenizer.result(), engine=engine, grid=grid)
 
     @property
     def dimension(self) -> int:
@@ -142,6 +148,20 @@ class Encoder:
     def group(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of texts that share an engine call, ascending in length."""
         return group_by_length(lengths) if self._grid is None else self._grid.group(lengths)
+
+
+def load_library(precision: str) -> None:
+    """Import what runs models of this precision, while their weights are still on their way.
+
+    Raises `ModelError` when it is not installed.
+    """
+    # Each is large: only the one that runs is loaded.
+    if precision == "fp32":
+        import ephemeralml.inference.engine  # noqa: F401, PLC0415
+    else:
+        from ephemeralml.inference.openvino_engine import load_openvino  # noqa: PLC0415
+
+        load_openvino()
 
 
 def _read(path: Path) -> Buffer:

@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -69,6 +70,9 @@ class Weights:
         start = -(-(self._start + entry.begin) // mmap.PAGESIZE) * mmap.PAGESIZE
         length = (self._start + entry.end) // mmap.PAGESIZE * mmap.PAGESIZE - start
         if length > 0:
+            # Or the kernel would fill large pages up with zeros again, whole megabytes for one small page in use.
+            with suppress(OSError):
+                self._buffer.madvise(mmap.MADV_NOHUGEPAGE)
             self._buffer.madvise(mmap.MADV_DONTNEED, start, length)
         return True
 

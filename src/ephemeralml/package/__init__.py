@@ -1,4 +1,4 @@
-"""The encrypted model package: signed manifest, chunked encryption, packing and opening."""
+"""The encrypted model package: signed manifest, chunked encryption, packing, opening and rewrapping."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ephemeralml.package.manifest import Artifact, KeyRecord, Manifest, encrypti
 from ephemeralml.package.model import ModelSpec, read_model_spec
 from ephemeralml.package.open import decrypt_artifact, open_package
 from ephemeralml.package.pack import pack
+from ephemeralml.package.rewrap import KeyRewrapper, rewrap
 from ephemeralml.package.source import ArtifactSource, FolderSource, Reader
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FolderSource",
     "KeyProvider",
     "KeyRecord",
+    "KeyRewrapper",
     "Manifest",
     "ModelSpec",
     "Reader",
@@ -26,4 +28,5 @@ __all__ = [
     "open_package",
     "pack",
     "read_model_spec",
+    "rewrap",
 ]

@@ -14,7 +14,7 @@ from ephemeralml.errors import PackageError
 from ephemeralml.package.manifest import Artifact, Manifest
 from ephemeralml.package.model import private_memory
 from ephemeralml.package.source import ArtifactSource, Reader
-from ephemeralml.package.stream import DEK_SIZE, HEADER_SIZE, TAG_SIZE, ArtifactCipher
+from ephemeralml.package.stream import DEK_SIZE, HEADER_SIZE, TAG_SIZE, ArtifactCipher, make_header
 
 Plaintext: TypeAlias = bytearray | mmap.mmap
 """One opened artifact. The pages of a large one can be given back one by one."""
@@ -56,10 +56,7 @@ def decrypt_artifact(artifact: Artifact, *, package_id: bytes, dek: bytes, read:
         size=artifact.size,
         chunk_size=artifact.chunk_size,
     )
-    header = bytearray(HEADER_SIZE)
-    _read_exactly(read, memoryview(header), artifact)
-    if header != cipher.header:
-        _refuse(artifact, "header", "its header is not the manifest's: damaged, or of another package or artifact")
+    read_header(read, artifact, package_id=package_id)
     plaintext = bytearray(artifact.size) if artifact.size < _MAPPED_BYTES else private_memory(artifact.size)
     try:
         with memoryview(plaintext) as view:
@@ -68,6 +65,34 @@ def decrypt_artifact(artifact: Artifact, *, package_id: bytes, dek: bytes, read:
         wipe({artifact.name: plaintext})
         raise
     return plaintext
+
+
+def read_header(read: Reader, artifact: Artifact, *, package_id: bytes) -> bytes:
+    """The file's header, equal to the manifest's. Raises `PackageError` (``artifact.header``, ``.truncated``)."""
+    header = bytearray(HEADER_SIZE)
+    read_exactly(read, memoryview(header), artifact)
+    if header != make_header(package_id=package_id, salt=artifact.salt, chunk_size=artifact.chunk_size):
+        _refuse(artifact, "header", "its header is not the manifest's: damaged, or of another package or artifact")
+    return bytes(header)
+
+
+def read_exactly(read: Reader, into: memoryview, artifact: Artifact) -> None:
+    """Fill `into`. Raises `PackageError` (``artifact.truncated``, ``.extended``)."""
+    filled = 0
+    while filled < len(into):
+        piece = read(len(into) - filled)
+        if len(piece) == 0:
+            _refuse(artifact, "truncated", "it ends too early")
+        if len(piece) > len(into) - filled:
+            _refuse(artifact, "extended", "its source gave more than it was asked for")
+        into[filled : filled + len(piece)] = piece
+        filled += len(piece)
+
+
+def check_end(read: Reader, artifact: Artifact) -> None:
+    """Raises `PackageError` (``artifact.extended``) when something follows."""
+    if len(read(1)) != 0:
+        _refuse(artifact, "extended", "there are bytes after its end")
 
 
 def wipe(buffers: Mapping[str, Plaintext]) -> None:
@@ -87,7 +112,7 @@ def _decrypt_into(plaintext: memoryview, artifact: Artifact, cipher: ArtifactCip
     with ThreadPoolExecutor(1) as hashing:
         for index in range(cipher.chunks):
             length = cipher.plaintext_length(index)
-            _read_exactly(read, sealed[: length + TAG_SIZE], artifact)
+            read_exactly(read, sealed[: length + TAG_SIZE], artifact)
             chunk = plaintext[start : start + length]
             try:
                 cipher.open_into(index, sealed[: length + TAG_SIZE], chunk)
@@ -95,22 +120,9 @@ def _decrypt_into(plaintext: memoryview, artifact: Artifact, cipher: ArtifactCip
                 _refuse(artifact, "authentication", f"chunk {index} is damaged, misplaced or sealed with another key")
             hashing.submit(digest.update, chunk)
             start += length
-    if len(read(1)) != 0:
-        _refuse(artifact, "extended", "there are bytes after its end")
+    check_end(read, artifact)
     if digest.digest() != artifact.sha256:
         _refuse(artifact, "digest", "it is not the content the owner signed")
-
-
-def _read_exactly(read: Reader, into: memoryview, artifact: Artifact) -> None:
-    filled = 0
-    while filled < len(into):
-        piece = read(len(into) - filled)
-        if len(piece) == 0:
-            _refuse(artifact, "truncated", "it ends too early")
-        if len(piece) > len(into) - filled:
-            _refuse(artifact, "extended", "its source gave more than it was asked for")
-        into[filled : filled + len(piece)] = piece
-        filled += len(piece)
 
 
 def _refuse(artifact: Artifact, code: str, why: str) -> NoReturn:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ephemeralml.errors import ModelError, PackageError
 from ephemeralml.package import stream
+from ephemeralml.package.folder import check_free, sync, whole_folder
 from ephemeralml.package.keys import DataKey, KeyProvider
 from ephemeralml.package.manifest import (
     MAX_ARTIFACT_SIZE,
@@ -49,9 +48,6 @@ OPTIONAL_FILES: Final = (
     "vocab.txt",
 )
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_EXISTS = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR})
-
 
 def pack(
     folder: str | os.PathLike[str],
@@ -76,8 +72,7 @@ def pack(
     ``.dek``, ``manifest.malformed``) and what `keys` does.
     """
     source, target = Path(folder), Path(out)
-    if os.path.lexists(target):
-        raise _exists(target)
+    check_free(target)
     check_identity(model_id=model_id, version=version, license=license)
     if replaced and not replaced.keys() <= {*REQUIRED_FILES, *OPTIONAL_FILES}:
         raise ValueError("what is replaced is no file of a package")
@@ -95,9 +90,7 @@ def pack(
         wrapped_dek=data_key.wrapped,
     )
 
-    work = target.with_name(f".ephemeralml-{secrets.token_hex(8)}.partial")
-    try:
-        work.mkdir()
+    with whole_folder(target) as work:
         meter = _Meter(sum(item.size for item in inputs), progress)
         artifacts = tuple(_encrypt(item, work, package_id, data_key, meter) for item in inputs)
         manifest = Manifest(
@@ -113,16 +106,7 @@ def pack(
         )
         with (work / MANIFEST_FILE).open("xb") as file:
             file.write(manifest.sign(owner_key))
-            _sync(file)
-        for directory in {work, *(path.parent for path in work.rglob("*"))}:
-            _sync_directory(directory)
-        work = work.rename(target)
-        _sync_directory(target.parent)
-    except BaseException as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _explain(error, target) from error
-        raise
+            sync(file)
     return manifest
 
 
@@ -208,7 +192,7 @@ def _encrypt(item: _Input, work: Path, package_id: bytes, data_key: DataKey, met
             meter.add(length)
         if item.content is None:
             _check_unchanged(item, reader)
-        _sync(writer)
+        sync(writer)
     return Artifact(
         name=item.name,
         size=size,
@@ -227,31 +211,3 @@ def _check_unchanged(item: _Input, reader: BinaryIO) -> None:
 
 def _changed(item: _Input) -> ModelError:
     return ModelError(f"{item.path} changed while it was being packed; pack it again", code="model.changed")
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _exists(target: Path) -> PackageError:
-    return PackageError(f"{target} exists; choose a new folder or remove it first", code="package.exists")
-
-
-def _explain(error: OSError, target: Path) -> PackageError:
-    if error.errno in _NO_SPACE:
-        return PackageError(
-            f"no space left for {target}: {error.strerror}; nothing was written, free some and pack again",
-            code="package.no_space",
-        )
-    if error.errno in _EXISTS and os.path.lexists(target):
-        return _exists(target)
-    return PackageError(f"packing into {target} failed: {error.strerror}; nothing was written", code="package.io")

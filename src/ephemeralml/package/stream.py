@@ -43,6 +43,11 @@ def ciphertext_size(size: int, chunk_size: int) -> int:
     return HEADER_SIZE + size + TAG_SIZE * chunk_count(size, chunk_size)
 
 
+def make_header(*, package_id: bytes, salt: bytes, chunk_size: int) -> bytes:
+    """The header of an encrypted file: what anyone can tell it by."""
+    return _HEADER.pack(_MAGIC, package_id, salt, chunk_size)
+
+
 class ArtifactCipher:
     """Seals and opens the chunks of one artifact of `size` plaintext bytes, into buffers the caller owns.
 
@@ -56,7 +61,7 @@ class ArtifactCipher:
         self._size = size
         self._chunk_size = chunk_size
         self.chunks = chunk_count(size, chunk_size)
-        self.header = _HEADER.pack(_MAGIC, package_id, salt, chunk_size)
+        self.header = make_header(package_id=package_id, salt=salt, chunk_size=chunk_size)
 
     def plaintext_length(self, index: int) -> int:
         """Plaintext bytes of chunk `index`."""

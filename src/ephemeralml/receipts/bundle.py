@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
@@ -12,6 +10,7 @@ from typing import Final, NoReturn
 from ephemeralml.attestation.document import MAX_DOCUMENT_BYTES
 from ephemeralml.codec import cbor
 from ephemeralml.errors import CodecError, ReceiptError
+from ephemeralml.files import write_whole
 from ephemeralml.package.manifest import MAX_MANIFEST_SIZE
 from ephemeralml.receipts.receipt import MAX_RECEIPT_BYTES
 
@@ -73,22 +72,11 @@ class Bundle:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, whole or not at all, replacing one that is there. Raises `ReceiptError` when that fails."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
-            try:
-                with temporary.open("xb") as file:
-                    file.write(self.to_bytes())
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(target)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
+            write_whole(Path(path), self.to_bytes())
         except OSError as error:
             raise ReceiptError(
-                f"bundle: cannot write {target}: {error.strerror}", layer=1, code="BUNDLE_WRITE"
+                f"bundle: cannot write {path}: {error.strerror}", layer=1, code="BUNDLE_WRITE"
             ) from error
 
     @classmethod

@@ -36,7 +36,7 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
     return bytes(buffer)
 
 
-def write_all(connection: socket.socket, data: bytes, *, deadline: float | None = None) -> None:
+def write_all(connection: socket.socket, data: bytes | memoryview, *, deadline: float | None = None) -> None:
     """Write everything by `deadline` (monotonic; by default within the socket's timeout), in pieces that vsock carries.
 
     Raises `TransportError`.

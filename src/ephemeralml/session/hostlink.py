@@ -1,7 +1,8 @@
 """The plain protocol between an enclave and its own host: key release, artifacts, state.
 
 The host is trusted with none of it: a manifest counts once its signature verifies, a key once it opens the package, an
-artifact once its last chunk did. Each exchange is one connection: a request frame, then an answer.
+artifact once its last chunk did. Each exchange is one connection: a request frame, then an answer;
+after the answer to `TUNNEL` the connection carries the enclave's TLS to KMS.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Ask(IntEnum):
     ARTIFACT = 2
     KEY = 3
     STATE = 4
+    TUNNEL = 5
 
 
 def malformed(what: str) -> NoReturn:

@@ -15,6 +15,9 @@ RECORD_FRAME_BYTES = 16 * 1024 * 1024
 REQUEST_BYTES = 4 * 1024 * 1024
 # vsock collapses above 1 MiB per write (Lutsch et al. 2025).
 WRITE_BYTES = 64 * 1024
+# What an enclave that is told to stop takes to answer the requests in work: with a second for its last words it is done
+# well before a host kills it (10 s).
+DRAIN_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

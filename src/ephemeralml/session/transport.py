@@ -1,64 +1,43 @@
-"""Stream transports behind one address form: ``tcp://HOST:PORT`` and ``unix:///path``."""
+"""Streams over every kind of address behind one interface: connect or dial, listen or serve."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import resource
 import socket
-import stat
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 from ephemeralml.errors import ConfigurationError, TransportError
+from ephemeralml.session.address import Address
+from ephemeralml.session.sockets import SocketFile, bound, connected, connected_async
+
+__all__ = ["Address", "Handler", "Listener", "Protocols", "connect", "dial", "listen", "open_stream", "serve"]
 
 BACKLOG = 256
-# Longest path a sockaddr_un holds on Linux (unix(7)).
-_UNIX_PATH_BYTES = 107
-_TCP = re.compile(r"tcp://(?:\[([0-9A-Za-z:.%]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})/?")
+# As long as an enclave gives a handshake: nobody waits for a peer longer than that.
+_DIAL_SECONDS = 10.0
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Protocols = Callable[[], asyncio.BaseProtocol]
 """Makes the protocol of one connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A parsed address; `str()` gives it back."""
+class Listener:
+    """A server that listens; connections it has accepted live on after `close`."""
 
-    scheme: str
-    host: str = ""
-    port: int = 0
-    path: str = ""
+    def __init__(self, server: asyncio.Server, file: SocketFile | None) -> None:
+        self._server = server
+        self._file = file
 
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Raises `ConfigurationError` for anything but the two forms."""
-        if match := _TCP.fullmatch(text):
-            bracketed, name, port = match.groups()
-            if int(port) < 2**16:
-                return cls("tcp", host=bracketed or name, port=int(port))
-        elif text.startswith("unix:///") and "\0" not in text:
-            path = text.removeprefix("unix://")
-            if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
-                raise ConfigurationError(
-                    f"address {text!r}: a Unix socket's path holds at most {_UNIX_PATH_BYTES} bytes; use a shorter one",
-                    code="address.malformed",
-                )
-            return cls("unix", path=path)
-        raise ConfigurationError(
-            f"address {text!r} is not of the form tcp://HOST:PORT or unix:///path", code="address.malformed"
-        )
-
-    def __str__(self) -> str:
-        if self.scheme == "unix":
-            return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+    def close(self) -> None:
+        """Listen no more, and leave no socket file behind."""
+        # Python's own servers do that since 3.13.
+        if self._file is not None:
+            self._file.remove()
+        self._server.close()
 
 
 def connect(address: Address, *, timeout: float) -> socket.socket:
@@ -66,33 +45,11 @@ def connect(address: Address, *, timeout: float) -> socket.socket:
 
     All of a name's addresses are tried within that time; to resolve the name takes as long as the resolver likes.
     """
-    deadline = time.monotonic() + timeout
     try:
-        if address.scheme == "unix":
-            return _connected(socket.AF_UNIX, address.path, timeout, timeout)
-        failure: OSError = TimeoutError("no address of that name answers")
-        for family, _, _, _, at in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
-            try:
-                connection = _connected(family, at, max(0.001, deadline - time.monotonic()), timeout)
-            except OSError as error:
-                failure = error
-                continue
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-        raise failure
+        connection = connected(address, deadline=time.monotonic() + timeout)
     except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
-
-
-def _connected(family: int, at: object, within: float, timeout: float) -> socket.socket:
-    connection = socket.socket(family)
-    try:
-        connection.settimeout(within)
-        connection.connect(at)  # type: ignore[arg-type]
-        connection.settimeout(timeout)
-    except BaseException:
-        connection.close()
-        raise
+    connection.settimeout(timeout)
     return connection
 
 
@@ -106,19 +63,20 @@ async def open_stream(address: Address) -> tuple[asyncio.StreamReader, asyncio.S
 
 
 async def dial(address: Address, protocols: Protocols) -> asyncio.Transport:
-    """Connect a protocol. Raises `TransportError`."""
+    """Connect a protocol, within 10 seconds. Raises `TransportError`."""
     loop = asyncio.get_running_loop()
     try:
-        if address.scheme == "tcp":
-            transport, _ = await loop.create_connection(protocols, address.host, address.port)
-        else:
-            transport, _ = await loop.create_unix_connection(protocols, sock=_unix_connected(address.path))
+        async with asyncio.timeout(_DIAL_SECONDS):
+            if address.scheme == "tcp":
+                transport, _ = await loop.create_connection(protocols, address.host, address.port)
+            else:
+                transport, _ = await loop.create_connection(protocols, sock=await connected_async(address))
     except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
     return transport
 
 
-async def listen(address: Address, handler: Handler) -> tuple[asyncio.Server, Address]:
+async def listen(address: Address, handler: Handler) -> tuple[Listener, Address]:
     """Listen and serve streams, as `serve` does."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,7 +90,7 @@ async def listen(address: Address, handler: Handler) -> tuple[asyncio.Server, Ad
     )
 
 
-async def serve(address: Address, protocols: Protocols) -> tuple[asyncio.Server, Address]:
+async def serve(address: Address, protocols: Protocols) -> tuple[Listener, Address]:
     """Listen, with a protocol for each connection; port 0 picks a free one, the address really bound is returned.
 
     Raises `ConfigurationError` when the address is taken or not ours to bind.
@@ -142,25 +100,18 @@ async def serve(address: Address, protocols: Protocols) -> tuple[asyncio.Server,
         if address.scheme == "tcp":
             server = await loop.create_server(protocols, address.host, address.port, backlog=BACKLOG)
             host, port = server.sockets[0].getsockname()[:2]
-            return server, Address("tcp", host=host, port=port)
-        return await loop.create_unix_server(protocols, sock=_bound(address.path), backlog=BACKLOG), address
+            return Listener(server, None), Address("tcp", host=host, port=port)
+        listener = bound(address)
+        server = await loop.create_server(protocols, sock=listener, backlog=BACKLOG)
+        if address.scheme == "vsock":
+            cid, port = listener.getsockname()
+            return Listener(server, None), Address("vsock", cid=cid, port=port)
+        return Listener(server, SocketFile(address.listening_path)), address
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(
             f"cannot listen on {address}: {_reason(error)}; stop what uses it or choose another address",
             code="address.in_use",
         ) from error
-
-
-def _unix_connected(path: str) -> socket.socket:
-    """A Unix socket connects at once or not at all: asyncio would take a full backlog's EAGAIN for success."""
-    connection = socket.socket(socket.AF_UNIX)
-    connection.setblocking(False)
-    try:
-        connection.connect(path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def raise_descriptor_limit() -> None:
@@ -170,39 +121,13 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _bound(path: str) -> socket.socket:
-    """A socket bound to `path`, its owner's only; asyncio would take the path from whoever listens there."""
-    _remove_stale(Path(path))
-    bound = socket.socket(socket.AF_UNIX)
-    try:
-        bound.bind(path)
-        Path(path).chmod(0o600)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket file that nobody listens on any more; one that answers is left for bind to refuse."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        # Somebody whose backlog is full is alive: the refusal to bind says the rest.
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except BlockingIOError:
-            return
-
-
 def _reason(error: OSError | UnicodeError) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    # asyncio puts a text of its own in place of the kernel's; a resolver's numbers are not errno's, and negative.
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error) or "timed out"
 
 
 def _unreachable(address: Address, error: OSError | UnicodeError) -> TransportError:

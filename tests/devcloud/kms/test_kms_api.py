@@ -313,6 +313,75 @@ class TestKeys:
                 owner.encrypt(KeyId=key_arn, Plaintext=b"x", EncryptionContext=context)
 
 
+class TestGrants:
+    @pytest.fixture
+    def open_key(self, owner: Any) -> str:
+        """The ARN of a key that the owner may do everything with, and nobody else anything."""
+        everything = {"Effect": "Allow", "Principal": {"AWS": OWNER_ARN}, "Action": "kms:*", "Resource": "*"}
+        arn: str = owner.create_key(Policy=json.dumps({"Statement": everything}))["KeyMetadata"]["Arn"]
+        return arn
+
+    def test_a_grant_allows_its_operations_to_its_principal_until_revoked(
+        self, owner: Any, host: Any, open_key: str
+    ) -> None:
+        sealed = owner.encrypt(KeyId=open_key, Plaintext=b"x")["CiphertextBlob"]
+        grant = owner.create_grant(KeyId=open_key, GranteePrincipal=HOST_ARN, Operations=["Decrypt"])["GrantId"]
+        assert host.decrypt(CiphertextBlob=sealed)["Plaintext"] == b"x"
+        with refused("AccessDeniedException"):
+            host.encrypt(KeyId=open_key, Plaintext=b"x")
+        owner.revoke_grant(KeyId=open_key, GrantId=grant)
+        with refused("AccessDeniedException"):
+            host.decrypt(CiphertextBlob=sealed)
+        with refused("NotFoundException"):
+            owner.revoke_grant(KeyId=open_key, GrantId=grant)
+
+    def test_a_grant_is_of_one_key(self, owner: Any, host: Any, open_key: str, key_arn: str) -> None:
+        owner.create_grant(KeyId=open_key, GranteePrincipal=HOST_ARN, Operations=["DescribeKey"])
+        assert host.describe_key(KeyId=open_key)
+        with refused("AccessDeniedException"):
+            host.describe_key(KeyId=key_arn)
+
+    def test_an_explicit_deny_wins_over_a_grant(self, owner: Any, host: Any, open_key: str) -> None:
+        sealed = owner.encrypt(KeyId=open_key, Plaintext=b"x")["CiphertextBlob"]
+        owner.create_grant(KeyId=open_key, GranteePrincipal=HOST_ARN, Operations=["Decrypt"])
+        policy = json.loads(owner.get_key_policy(KeyId=open_key)["Policy"])
+        deny = {"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*"}
+        owner.put_key_policy(KeyId=open_key, Policy=json.dumps({"Statement": [policy["Statement"], deny]}))
+        with refused("AccessDeniedException"):
+            host.decrypt(CiphertextBlob=sealed)
+
+    def test_they_are_listed_in_pages(self, owner: Any, open_key: str) -> None:
+        for _ in range(3):
+            owner.create_grant(KeyId=open_key, GranteePrincipal=HOST_ARN, Operations=["Decrypt", "DescribeKey"])
+        pages = list(owner.get_paginator("list_grants").paginate(KeyId=open_key, PaginationConfig={"PageSize": 2}))
+        assert [len(page["Grants"]) for page in pages] == [2, 1]
+        grant = pages[0]["Grants"][0]
+        assert (grant["GranteePrincipal"], grant["Operations"]) == (HOST_ARN, ["Decrypt", "DescribeKey"])
+
+    def test_who_may_not(self, host: Any, owner: Any, open_key: str, key_arn: str) -> None:
+        for client, key in ((host, open_key), (owner, key_arn)):
+            with refused("AccessDeniedException"):
+                client.create_grant(KeyId=key, GranteePrincipal=HOST_ARN, Operations=["Decrypt"])
+            with refused("AccessDeniedException"):
+                client.list_grants(KeyId=key)
+            with refused("AccessDeniedException"):
+                client.revoke_grant(KeyId=key, GrantId="x")
+
+    def test_refuses_what_it_would_not_enforce(self, owner: Any, open_key: str) -> None:
+        for parameters, kind in (
+            ({"Operations": ["Sign"]}, "ValidationException"),
+            ({"Operations": []}, "ValidationException"),
+            ({"GranteePrincipal": "arn:aws:iam::000000000000:root"}, "InvalidArnException"),
+            ({"RetiringPrincipal": HOST_ARN}, "UnsupportedOperationException"),
+            ({"Constraints": {"EncryptionContextSubset": {"a": "b"}}}, "UnsupportedOperationException"),
+        ):
+            given = {"KeyId": open_key, "GranteePrincipal": HOST_ARN, "Operations": ["Decrypt"], **parameters}
+            with refused(kind):
+                owner.create_grant(**given)
+        with refused("InvalidMarkerException"):
+            owner.list_grants(KeyId=open_key, Marker="x")
+
+
 class TestServer:
     def test_keys_and_policies_survive_a_restart(
         self, tmp_path: Path, connect: Callable[..., Any], root: DevelopmentRoot

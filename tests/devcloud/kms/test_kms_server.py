@@ -50,7 +50,7 @@ def test_root_that_is_no_certificate(tmp_path: Path) -> None:
 
 
 def test_uvicorn_that_does_not_come_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ephemeralml.devcloud.kms.server._START_SECONDS", 0.05)
+    monkeypatch.setattr("ephemeralml.devcloud.app_server._START_SECONDS", 0.05)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     with pytest.raises(ConfigurationError) as caught, KmsServer(store=tmp_path / "keys", credentials=[], roots=[]):
         pytest.fail("entered")

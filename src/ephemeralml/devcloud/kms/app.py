@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -14,29 +15,45 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ephemeralml.devcloud.kms import sigv4
 from ephemeralml.devcloud.kms.api_error import ApiError
 from ephemeralml.devcloud.kms.operations import Answer, Operations
+from ephemeralml.devcloud.sigv4 import Credential, Refusal, SignatureRefusedError, SignedRequest, Verifier
 
 MAX_BODY_BYTES: Final = 256 * 1024
 
 _CONTENT_TYPE: Final = "application/x-amz-json-1.1"
 _SERVICE: Final = "TrentService."
+_REFUSALS: Final[Mapping[Refusal, str]] = {
+    Refusal.UNSIGNED: "MissingAuthenticationTokenException",
+    Refusal.INCOMPLETE: "IncompleteSignatureException",
+    Refusal.UNKNOWN_KEY: "UnrecognizedClientException",
+    Refusal.SCOPE: "InvalidSignatureException",
+    Refusal.EXPIRED: "InvalidSignatureException",
+    Refusal.MISMATCH: "InvalidSignatureException",
+}
 
 
-def make_app(operations: Operations, *, credentials: Mapping[str, sigv4.Credential], region: str) -> Starlette:
+def make_app(operations: Operations, *, credentials: Mapping[str, Credential], region: str) -> Starlette:
     """The ASGI application; `credentials` are by access key id."""
+    verifier = Verifier(service="kms", region=region, credentials=credentials, must_sign=frozenset({"x-amz-target"}))
 
     async def endpoint(request: Request) -> Response:
         try:
             body = await _read(request)
             if request.url.query:
                 raise ApiError("UnknownOperationException", "Requests have no query string.", status=404)
-            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
-            now = datetime.now(UTC)
-            caller = sigv4.verify(headers, body, credentials=credentials, region=region, now=now)
+            signed = SignedRequest(
+                method=request.method,
+                path=request.url.path,
+                query="",
+                headers=request.headers.items(),
+                payload_hash=hashlib.sha256(body).hexdigest(),
+            )
+            caller = verifier.verify(signed, now=datetime.now(UTC))
             action = _action(request)
             answer = await run_in_threadpool(operations.perform, action, _parse(body), caller.principal_arn)
+        except SignatureRefusedError as error:
+            return _response({"__type": _REFUSALS[error.reason], "message": str(error)}, status=400)
         except ApiError as error:
             return _response({"__type": error.type, "message": str(error)}, status=error.status)
         return _response(answer)

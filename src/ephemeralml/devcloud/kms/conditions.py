@@ -26,6 +26,7 @@ _SINGLE_VALUED: Final = re.compile(
     rf"{ENCRYPTION_CONTEXT}.+|{RECIPIENT_ATTESTATION}(imagesha384|pcr([12]?[0-9]|3[01]))", re.DOTALL
 )
 _SET_OPERATORS: Final = frozenset({"ForAllValues", "ForAnyValue"})
+_IF_EXISTS: Final = "IfExists"
 
 
 def like(value: str, pattern: str) -> bool:
@@ -67,7 +68,9 @@ class Condition:
         offered = context.get(self.key)
         if self.operator == "Null":
             return (offered is None) == (self.values[0] == "true")
-        test, negated = _OPERATORS[self.operator]
+        if offered is None and self.operator.endswith(_IF_EXISTS):
+            return True
+        test, negated = _OPERATORS[self.operator.removesuffix(_IF_EXISTS)]
 
         def matches(value: str) -> bool:
             return any(test(value, wanted) for wanted in self.values) != negated
@@ -96,7 +99,7 @@ def parse_conditions(block: object) -> tuple[Condition, ...] | None:
         set_operator, colon, operator = name.rpartition(":")
         if not isinstance(keys, dict) or not keys:
             raise ApiError(MALFORMED_POLICY, f"Condition operator {name} must hold condition keys.")
-        if operator not in _OPERATORS and operator != "Null":
+        if operator.removesuffix(_IF_EXISTS) not in _OPERATORS and operator != "Null":
             known = False
             continue
         if colon and (set_operator not in _SET_OPERATORS or operator == "Null"):
@@ -126,6 +129,6 @@ def _values(operator: str, listed: object) -> tuple[str, ...]:
         values.append(text)
     if not values:
         raise ApiError(MALFORMED_POLICY, "A condition key must list at least one value.")
-    if operator in {"Null", "Bool"} and (len(values) != 1 or values[0] not in {"true", "false"}):
+    if operator in {"Null", "Bool", "BoolIfExists"} and (len(values) != 1 or values[0] not in {"true", "false"}):
         raise ApiError(MALFORMED_POLICY, f"{operator} takes true or false.")
     return tuple(values)

@@ -52,25 +52,25 @@ def blob(body: Body, name: str, *, limit: int) -> bytes:
     return raw
 
 
-def encryption_context(body: Body) -> dict[str, str]:
-    """The EncryptionContext, empty when absent.
+def encryption_context(body: Body, name: str = "EncryptionContext") -> dict[str, str]:
+    """The encryption context in the member `name`, empty when absent.
 
     Keys that differ only by case are refused, stricter than AWS, which advises against them: key policies, where the
     name is not case-sensitive, could not tell them apart.
     """
-    value = body.get("EncryptionContext")
+    value = body.get(name)
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise _serialization("EncryptionContext", "a map of strings")
+        raise _serialization(name, "a map of strings")
     try:
         size = sum(len(key.encode()) + len(item.encode()) for key, item in value.items())
     except UnicodeError:
-        raise _serialization("EncryptionContext", "a map of strings") from None
+        raise _serialization(name, "a map of strings") from None
     if size > MAX_CONTEXT_BYTES:
-        raise ApiError(VALIDATION, f"EncryptionContext must have at most {MAX_CONTEXT_BYTES} bytes.")
+        raise ApiError(VALIDATION, f"{name} must have at most {MAX_CONTEXT_BYTES} bytes.")
     if len({key.lower() for key in value}) != len(value):
-        raise ApiError(VALIDATION, "EncryptionContext has keys that differ only by case.")
+        raise ApiError(VALIDATION, f"{name} has keys that differ only by case.")
     return value
 
 

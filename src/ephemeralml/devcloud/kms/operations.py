@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from ephemeralml.attestation import Policy
-from ephemeralml.devcloud.kms import blob, cms, fields
+from ephemeralml.devcloud.kms import blob, cms, fields, grants
 from ephemeralml.devcloud.kms.api_error import MALFORMED_POLICY, VALIDATION, ApiError
 from ephemeralml.devcloud.kms.conditions import ENCRYPTION_CONTEXT, ENCRYPTION_CONTEXT_KEYS
 from ephemeralml.devcloud.kms.policy import MAX_POLICY_BYTES, Effect, KeyPolicy, default_policy
@@ -46,13 +46,17 @@ class Operations:
         self._account_id = account_id
         self._arn_prefix = f"arn:aws:kms:{region}:{account_id}:key/"
         self._actions: Mapping[str, Callable[[fields.Body, str], Answer]] = {
+            "CreateGrant": self._create_grant,
             "CreateKey": self._create_key,
             "Decrypt": self._decrypt,
             "DescribeKey": self._describe_key,
             "Encrypt": self._encrypt,
             "GenerateDataKey": self._generate_data_key,
             "GetKeyPolicy": self._get_key_policy,
+            "ListGrants": self._list_grants,
             "PutKeyPolicy": self._put_key_policy,
+            "ReEncrypt": self._re_encrypt,
+            "RevokeGrant": self._revoke_grant,
         }
 
     def perform(self, action: str, body: fields.Body, principal: str) -> Answer:
@@ -81,18 +85,18 @@ class Operations:
 
     def _describe_key(self, body: fields.Body, principal: str) -> Answer:
         key = self._named_key(body)
-        _authorize(principal, "kms:DescribeKey", key)
+        self._authorize(principal, "kms:DescribeKey", key)
         return {"KeyMetadata": self._metadata(key)}
 
     def _get_key_policy(self, body: fields.Body, principal: str) -> Answer:
         key = self._named_key(body)
-        _authorize(principal, "kms:GetKeyPolicy", key)
+        self._authorize(principal, "kms:GetKeyPolicy", key)
         _check_policy_name(body)
         return {"Policy": key.policy, "PolicyName": "default"}
 
     def _put_key_policy(self, body: fields.Body, principal: str) -> Answer:
         key = self._named_key(body)
-        _authorize(principal, "kms:PutKeyPolicy", key)
+        self._authorize(principal, "kms:PutKeyPolicy", key)
         _check_policy_name(body)
         policy = fields.text(body, "Policy", limit=MAX_POLICY_BYTES)
         _check_policy(body, policy, key.arn, principal)
@@ -104,7 +108,7 @@ class Operations:
         key = self._named_key(body)
         context = fields.encryption_context(body)
         plaintext = fields.blob(body, "Plaintext", limit=MAX_PLAINTEXT_BYTES)
-        _authorize(principal, "kms:Encrypt", key, context=context)
+        self._authorize(principal, "kms:Encrypt", key, context=context)
         sealed = blob.seal(plaintext, key=key, context=context)
         return {"CiphertextBlob": _base64(sealed), "KeyId": key.arn, "EncryptionAlgorithm": _ALGORITHM}
 
@@ -113,45 +117,97 @@ class Operations:
         context = fields.encryption_context(body)
         size = _data_key_size(body)
         recipient = self._recipient(body)
-        _authorize(principal, "kms:GenerateDataKey", key, context=context, recipient=recipient)
+        self._authorize(principal, "kms:GenerateDataKey", key, context=context, recipient=recipient)
         plaintext = os.urandom(size)
         sealed = blob.seal(plaintext, key=key, context=context)
         return {"CiphertextBlob": _base64(sealed), "KeyId": key.arn, **_released(plaintext, recipient)}
 
     def _decrypt(self, body: fields.Body, principal: str) -> Answer:
-        _check_algorithm(body)
-        sealed = fields.blob(body, "CiphertextBlob", limit=blob.MAX_BLOB_BYTES)
-        context = fields.encryption_context(body)
         recipient = self._recipient(body)
-        key_id = blob.key_id(sealed)
-        key = self._store.get(key_id) if body.get("KeyId") is None else self._named_key(body)
+        key, plaintext = self._unsealed(body, principal, "kms:Decrypt", recipient=recipient)
+        return {"KeyId": key.arn, "EncryptionAlgorithm": _ALGORITHM, **_released(plaintext, recipient)}
+
+    def _re_encrypt(self, body: fields.Body, principal: str) -> Answer:
+        """Two permissions, each with the conditions of its own key: to read from the source, to write to the other."""
+        _check_algorithm(body, "DestinationEncryptionAlgorithm")
+        destination = self._named_key(body, "DestinationKeyId")
+        context = fields.encryption_context(body, "DestinationEncryptionContext")
+        source, plaintext = self._unsealed(body, principal, "kms:ReEncryptFrom", member="Source{}")
+        self._authorize(principal, "kms:ReEncryptTo", destination, context=context)
+        return {
+            "CiphertextBlob": _base64(blob.seal(plaintext, key=destination, context=context)),
+            "SourceKeyId": source.arn,
+            "KeyId": destination.arn,
+            "SourceEncryptionAlgorithm": _ALGORITHM,
+            "DestinationEncryptionAlgorithm": _ALGORITHM,
+        }
+
+    def _unsealed(
+        self,
+        body: fields.Body,
+        principal: str,
+        action: str,
+        *,
+        recipient: Recipient | None = None,
+        member: str = "{}",
+    ) -> tuple[StoredKey, bytes]:
+        """CiphertextBlob's key and plaintext, if `action` is allowed; `member` spells the other members' names."""
+        _check_algorithm(body, member.format("EncryptionAlgorithm"))
+        sealed = fields.blob(body, "CiphertextBlob", limit=blob.MAX_BLOB_BYTES)
+        context = fields.encryption_context(body, member.format("EncryptionContext"))
+        key_id, named = blob.key_id(sealed), member.format("KeyId")
+        key = self._store.get(key_id) if body.get(named) is None else self._named_key(body, named)
         if key is None:
             raise ApiError(
                 "AccessDeniedException",
                 "The ciphertext refers to a customer master key that does not exist, does not exist in this region, "
                 "or you are not allowed to access.",
             )
-        _authorize(principal, "kms:Decrypt", key, context=context, recipient=recipient)
+        self._authorize(principal, action, key, context=context, recipient=recipient)
         if key.key_id != key_id:
             raise ApiError(
                 "IncorrectKeyException",
                 "The key ID in the request does not identify a CMK that can perform this operation.",
             )
-        plaintext = blob.unseal(sealed, key=key, context=context)
-        return {"KeyId": key.arn, "EncryptionAlgorithm": _ALGORITHM, **_released(plaintext, recipient)}
+        return key, blob.unseal(sealed, key=key, context=context)
+
+    def _granted(self, principal: str, action: str, key: StoredKey) -> bool:
+        operation = action.removeprefix("kms:")
+        return any(
+            grant.grantee == principal and operation in grant.operations for grant in self._store.grants(key.key_id)
+        )
+
+    def _create_grant(self, body: fields.Body, principal: str) -> Answer:
+        key = self._named_key(body)
+        self._authorize(principal, "kms:CreateGrant", key)
+        grant = grants.read_grant(body)
+        self._store.add_grant(key.key_id, grant)
+        return {"GrantId": grant.grant_id, "GrantToken": grant.grant_id}
+
+    def _list_grants(self, body: fields.Body, principal: str) -> Answer:
+        key = self._named_key(body)
+        self._authorize(principal, "kms:ListGrants", key)
+        return grants.page(body, self._store.grants(key.key_id), key.arn)
+
+    def _revoke_grant(self, body: fields.Body, principal: str) -> Answer:
+        key = self._named_key(body)
+        self._authorize(principal, "kms:RevokeGrant", key)
+        if not self._store.remove_grant(key.key_id, fields.text(body, "GrantId")):
+            raise ApiError("NotFoundException", "No such grant exists.")
+        return {}
 
     def _recipient(self, body: fields.Body) -> Recipient | None:
         return read_recipient(body, policy=self._evidence, at=datetime.now(UTC))
 
-    def _named_key(self, body: fields.Body) -> StoredKey:
-        """The key that KeyId names by its id or ARN; there are no aliases here."""
-        name = fields.text(body, "KeyId")
+    def _named_key(self, body: fields.Body, member: str = "KeyId") -> StoredKey:
+        """The key that a member names by its id or ARN; there are no aliases here."""
+        name = fields.text(body, member)
         match = _KEY_ARN.fullmatch(name)
         if match is None and name.startswith("arn:"):
-            raise ApiError("InvalidArnException", "KeyId is not a key ARN.")
+            raise ApiError("InvalidArnException", f"{member} is not a key ARN.")
         key = self._store.get(name if match is None else match[1])
         if key is None or (match is not None and key.arn != name):
-            raise ApiError("NotFoundException", "The key named by KeyId does not exist.")
+            raise ApiError("NotFoundException", f"The key named by {member} does not exist.")
         return key
 
     def _metadata(self, key: StoredKey) -> Answer:
@@ -172,31 +228,33 @@ class Operations:
             "MultiRegion": False,
         }
 
-
-def _authorize(
-    principal: str,
-    action: str,
-    key: StoredKey,
-    *,
-    context: Mapping[str, str] | None = None,
-    recipient: Recipient | None = None,
-) -> None:
-    """Ask the key's policy; `context`, the encryption context, is None for actions on the key itself."""
-    conditions: dict[str, tuple[str, ...]] = {} if recipient is None else dict(recipient.context)
-    if context:
-        conditions |= {f"{ENCRYPTION_CONTEXT}{name.lower()}": (value,) for name, value in context.items()}
-        conditions[ENCRYPTION_CONTEXT_KEYS] = tuple(context)
-    effect = KeyPolicy.parse(key.policy).decide(
-        principal=principal, action=action, resource=key.arn, context=conditions
-    )
-    if effect is not Effect.ALLOW:
-        reason = _DENIALS[effect].format(action=action)
-        raise ApiError(
-            "AccessDeniedException",
-            f"User: {principal} is not authorized to perform: {action} on resource: {key.arn} {reason}",
+    def _authorize(
+        self,
+        principal: str,
+        action: str,
+        key: StoredKey,
+        *,
+        context: Mapping[str, str] | None = None,
+        recipient: Recipient | None = None,
+    ) -> None:
+        """Ask the key's policy, then its grants; `context`, the encryption context, is None for actions on the key."""
+        conditions: dict[str, tuple[str, ...]] = {} if recipient is None else dict(recipient.context)
+        if context:
+            conditions |= {f"{ENCRYPTION_CONTEXT}{name.lower()}": (value,) for name, value in context.items()}
+            conditions[ENCRYPTION_CONTEXT_KEYS] = tuple(context)
+        effect = KeyPolicy.parse(key.policy).decide(
+            principal=principal, action=action, resource=key.arn, context=conditions
         )
-    if context is not None and key.state != "Enabled":
-        raise ApiError("DisabledException", f"{key.arn} is disabled.")
+        if effect is None and self._granted(principal, action, key):
+            effect = Effect.ALLOW
+        if effect is not Effect.ALLOW:
+            reason = _DENIALS[effect].format(action=action)
+            raise ApiError(
+                "AccessDeniedException",
+                f"User: {principal} is not authorized to perform: {action} on resource: {key.arn} {reason}",
+            )
+        if context is not None and key.state != "Enabled":
+            raise ApiError("DisabledException", f"{key.arn} is disabled.")
 
 
 def _check_policy(body: fields.Body, policy: str, arn: str, principal: str) -> None:
@@ -215,9 +273,9 @@ def _check_policy_name(body: fields.Body) -> None:
         raise ApiError("NotFoundException", "No such policy exists.")
 
 
-def _check_algorithm(body: fields.Body) -> None:
-    if fields.text(body, "EncryptionAlgorithm", default=_ALGORITHM) != _ALGORITHM:
-        raise ApiError("InvalidKeyUsageException", f"EncryptionAlgorithm must be {_ALGORITHM}.")
+def _check_algorithm(body: fields.Body, member: str = "EncryptionAlgorithm") -> None:
+    if fields.text(body, member, default=_ALGORITHM) != _ALGORITHM:
+        raise ApiError("InvalidKeyUsageException", f"{member} must be {_ALGORITHM}.")
 
 
 def _data_key_size(body: fields.Body) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 
 from ephemeralml.devcloud.kms.api_error import MALFORMED_POLICY, ApiError
 from ephemeralml.devcloud.kms.conditions import Condition, Context, like, parse_conditions
-from ephemeralml.devcloud.kms.sigv4 import PRINCIPAL_ARN
+from ephemeralml.devcloud.sigv4 import PRINCIPAL_ARN
 
 MAX_POLICY_BYTES: Final = 32 * 1024
 

@@ -20,7 +20,13 @@ CREATE TABLE IF NOT EXISTS keys (
     description TEXT NOT NULL,
     state TEXT NOT NULL,
     created_at REAL NOT NULL
-) STRICT
+) STRICT;
+CREATE TABLE IF NOT EXISTS grants (
+    grant_id TEXT PRIMARY KEY,
+    key_id TEXT NOT NULL REFERENCES keys,
+    grantee TEXT NOT NULL,
+    operations TEXT NOT NULL
+) STRICT;
 """
 
 
@@ -37,8 +43,17 @@ class StoredKey:
     created_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class StoredGrant:
+    """What one principal may do with a key besides its policy; operations by their names in the API."""
+
+    grant_id: str
+    grantee: str
+    operations: tuple[str, ...]
+
+
 class KeyStore:
-    """The keys of one server, by key id. Safe to use from several threads."""
+    """The keys of one server, by key id, and their grants. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file with mode 0600. Raises `ConfigurationError` when it cannot be used."""
@@ -54,7 +69,7 @@ class KeyStore:
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"the KMS key store {path} cannot be opened: {error}", code="kms.store") from error
         try:
-            self._connection.execute(_SCHEMA)
+            self._connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
             self._connection.close()
             raise ConfigurationError(f"the KMS key store {path} cannot be used: {error}", code="kms.store") from error
@@ -75,6 +90,27 @@ class KeyStore:
         """Replace the key's policy."""
         with self._lock:
             self._connection.execute("UPDATE keys SET policy = ? WHERE key_id = ?", (policy, key_id))
+
+    def add_grant(self, key_id: str, grant: StoredGrant) -> None:
+        """Keep a new grant."""
+        row = (grant.grant_id, key_id, grant.grantee, " ".join(grant.operations))
+        with self._lock:
+            self._connection.execute(
+                "INSERT INTO grants (grant_id, key_id, grantee, operations) VALUES (?, ?, ?, ?)", row
+            )
+
+    def grants(self, key_id: str) -> list[StoredGrant]:
+        """The key's grants, the oldest first."""
+        query = "SELECT grant_id, grantee, operations FROM grants WHERE key_id = ? ORDER BY rowid"
+        with self._lock:
+            rows = self._connection.execute(query, (key_id,)).fetchall()
+        return [StoredGrant(grant_id, grantee, tuple(operations.split())) for grant_id, grantee, operations in rows]
+
+    def remove_grant(self, key_id: str, grant_id: str) -> bool:
+        """Forget a grant; whether there was one."""
+        with self._lock:
+            done = self._connection.execute("DELETE FROM grants WHERE key_id = ? AND grant_id = ?", (key_id, grant_id))
+        return done.rowcount > 0
 
     def close(self) -> None:
         """Close the file; the store cannot be used afterwards."""

@@ -1,0 +1,93 @@
+"""The two commands about key policies, `kms policy` and `kms check`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ephemeralml.cli.policy import read_measurements
+
+_MAX_BYTES = 64 * 1024
+
+_Measurements = Annotated[
+    list[Path], typer.Option(help="JSON from enclave measure or the image; once for each release.")
+]
+
+
+def policy(
+    *,
+    measurements: _Measurements,
+    role: Annotated[list[str], typer.Option(help="ARN of a host's role; may be given again.")],
+    admin: Annotated[str, typer.Option(help="ARN of who alone may change this policy: nobody who runs the host.")],
+    owner: Annotated[str, typer.Option(help="ARN of who packs models; may be the admin.")],
+    encryption_context: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE that every use must carry; may be given again.")
+    ] = None,
+) -> None:
+    """Print a key policy that releases the model's key to these enclaves alone.
+
+    Example: ephemeralml kms policy --measurements pcrs.json --role arn:aws:iam::111122223333:role/host
+    --admin arn:aws:iam::444455556666:role/key-admin --owner arn:aws:iam::444455556666:role/owner > key-policy.json
+    """
+    from ephemeralml.host.key_policy import key_policy  # noqa: PLC0415
+
+    pairs = [pair.partition("=") for pair in encryption_context or []]
+    if not all(name and separator for name, separator, _ in pairs):
+        raise typer.BadParameter("--encryption-context is NAME=VALUE, as in ephemeralml:model=all-MiniLM-L6-v2")
+    print(
+        key_policy(
+            measurements=[read_measurements(path) for path in measurements],
+            roles=role,
+            admin=admin,
+            owner=owner,
+            encryption_context={name: value for name, _, value in pairs},
+        )
+    )
+
+
+def check(
+    key_arn: Annotated[str | None, typer.Argument(help="A key: its live policy, grants and metadata are read.")] = None,
+    *,
+    measurements: _Measurements,
+    file: Annotated[Path | None, typer.Option(help="Or a policy in a file.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="ARN of a host's role; nobody else may decrypt. May be given again.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Name every hole in a key's policy; exit status 0 only when there is none.
+
+    Example: ephemeralml kms check arn:aws:kms:… --measurements pcrs.json --role arn:aws:iam::111122223333:role/host
+    """
+    from ephemeralml.host.key_policy import check_key, check_policy  # noqa: PLC0415
+
+    if (key_arn is None) == (file is None):
+        raise typer.BadParameter("give either the key's ARN or --file")
+    releases, roles = [read_measurements(path) for path in measurements], role or []
+    if file is not None:
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_BYTES).decode(errors="replace")
+        found = check_policy(text, measurements=releases, roles=roles)
+    else:
+        from ephemeralml.host.kms import key_region  # noqa: PLC0415 - boto3 takes a third of a second
+        from ephemeralml.host.kms_keys import KmsKeys  # noqa: PLC0415
+
+        assert key_arn is not None
+        keys = KmsKeys(region=key_region(key_arn), endpoint_url=endpoint)
+        found = check_key(keys, key_arn, measurements=releases, roles=roles)
+    holes, notes = [item for item in found if item.hole], [item for item in found if not item.hole]
+    if json_output:
+        report = {"ok": not holes, "holes": [asdict(item) for item in holes], "notes": [asdict(item) for item in notes]}
+        print(json.dumps(report, indent=2))
+    else:
+        for label, items in (("HOLE", holes), ("note", notes)):
+            for item in items:
+                print(f"{label}  {item.where}: {item.message} [{item.code}]")
+        print(f"holes: {len(holes)}" if holes else "no hole found")
+    if holes:
+        raise typer.Exit(1)

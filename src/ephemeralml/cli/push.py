@@ -1,0 +1,44 @@
+"""Publish a package in S3."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+
+def push(
+    package: Annotated[Path, typer.Argument(help="The encrypted package's folder, from pack.")],
+    to: Annotated[str, typer.Argument(metavar="S3_URL", help="s3://bucket/prefix: one model's place.")],
+    *,
+    s3_endpoint: Annotated[str | None, typer.Option(help="Another S3 than AWS's (see s3 run).")] = None,
+) -> None:
+    """Upload a package: artifacts first, the manifest last; never over a version as high or higher.
+
+    Example: ephemeralml push package s3://my-models/minilm
+    """
+    from ephemeralml.host.s3.push import push as upload  # noqa: PLC0415 - boto3 takes a third of a second
+
+    # An interruption like Ctrl-C: what is half uploaded is aborted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        done = upload(
+            package,
+            to,
+            endpoint_url=s3_endpoint,
+            progress=lambda sent, total: bar.update(task, completed=sent, total=total),
+        )
+    manifest = done.manifest
+    if not done.uploaded and not done.published:
+        print(f"{manifest.model_id} version {manifest.version} is at {to} already: nothing was uploaded")
+        return
+    instead = f" in place of version {done.before}" if done.before is not None else ""
+    print(f"pushed {manifest.model_id} version {manifest.version} to {to}{instead}: {done.uploaded:,} bytes uploaded")
+    print(f"model digest {manifest.digest.hex()}")

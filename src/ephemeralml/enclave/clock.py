@@ -1,0 +1,75 @@
+"""The time in receipts: the system's clock, held against the security module's at each attestation document.
+
+Nothing sets an enclave's clock once it runs, and drift of six seconds a week has been seen; the module's time is the
+hypervisor's, out of the host's reach.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from ephemeralml.errors import PlatformError
+
+CLOCK_SOURCE: Final = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+MAX_DIFFERENCE_SECONDS: Final = 60
+"""Ten weeks of the worst drift seen, and a fifth of what clients and auditors allow a receipt's time to be off."""
+
+# What a Nitro enclave's kernel takes by itself: kvm-clock, or the counter under it where the hypervisor says that it
+# runs at one rate (Linux 7539b174aef4). Any other is emulated, or counts interrupts and loses some.
+_SOURCES = ("kvm-clock", "tsc")
+
+
+def require_clock_source(path: Path = CLOCK_SOURCE) -> None:
+    """Raises `PlatformError` unless the kernel counts time by the hypervisor's clock."""
+    try:
+        source = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise PlatformError(
+            f"the enclave's kernel does not say what its clock source is: {path}: {error.strerror}",
+            code="clock.source",
+        ) from error
+    if source not in _SOURCES:
+        raise PlatformError(
+            f"the enclave's clock source is {source[:32]!r}, it must be {' or '.join(_SOURCES)}: "
+            "build the image with a kernel that has one",
+            code="clock.source",
+        )
+
+
+class Clock:
+    """Unix time as the security module has it. Tells none before the first document, or while the two disagree."""
+
+    def __init__(self) -> None:
+        # Seconds by which the module is ahead of the system's clock.
+        self._ahead: float | None = None
+
+    def compare(self, stamp: datetime, *, asked: float, answered: float) -> None:
+        """Note how far `stamp`, made between `asked` and `answered` (the system's Unix time), is from the system's.
+
+        Raises `PlatformError` for more than `MAX_DIFFERENCE_SECONDS`.
+        """
+        told = stamp.timestamp()
+        # However long the module took, only what lies outside that while is a difference.
+        ahead = told - min(max(told, asked), answered)
+        if abs(ahead) > MAX_DIFFERENCE_SECONDS:
+            self._ahead = None
+            raise PlatformError(
+                f"the enclave's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} its security "
+                f"module's, {MAX_DIFFERENCE_SECONDS} s are allowed: restart the enclave",
+                code="clock.drift",
+            )
+        self._ahead = ahead
+
+    def now(self) -> float:
+        """Unix time in seconds. Raises `PlatformError` when it is not known."""
+        ahead = self._ahead
+        if ahead is None:
+            raise PlatformError(
+                "the enclave's clock does not agree with its security module's, so nothing can be dated: "
+                "restart the enclave",
+                code="clock.drift",
+            )
+        return time.time() + ahead

@@ -1,0 +1,149 @@
+"""The enclave's time: what is compared, how far it may be off, and that receipts carry the module's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ephemeralml.codec import cbor
+from ephemeralml.devcloud.nsm import SoftwareNsm
+from ephemeralml.devcloud.root import DevelopmentRoot
+from ephemeralml.enclave.clock import MAX_DIFFERENCE_SECONDS, Clock, require_clock_source
+from ephemeralml.enclave.security_module import SecurityModule, SecurityModuleError
+from ephemeralml.errors import PlatformError
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+UNIX = NOW.timestamp()
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: UNIX)
+
+
+def compare(clock: Clock, ahead: float, *, took: float = 0) -> None:
+    clock.compare(NOW + timedelta(seconds=ahead), asked=UNIX - took / 2, answered=UNIX + took / 2)
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize("ahead", [0, 1.5, -1.5, MAX_DIFFERENCE_SECONDS, -MAX_DIFFERENCE_SECONDS])
+def test_the_time_is_the_modules(ahead: float) -> None:
+    clock = Clock()
+    compare(clock, ahead)
+    assert clock.now() == UNIX + ahead
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize("ahead", [MAX_DIFFERENCE_SECONDS + 0.001, -MAX_DIFFERENCE_SECONDS - 0.001, 86400, -86400])
+def test_a_difference_above_the_limit_is_refused_and_no_time_is_told_after_it(ahead: float) -> None:
+    clock = Clock()
+    compare(clock, 2)
+    with pytest.raises(PlatformError) as caught:
+        compare(clock, ahead)
+    assert caught.value.code == "clock.drift"
+    assert ("behind" if ahead > 0 else "ahead") in str(caught.value)
+    with pytest.raises(PlatformError) as caught:
+        clock.now()
+    assert caught.value.code == "clock.drift"
+    compare(clock, -1)
+    assert clock.now() == UNIX - 1
+
+
+def test_no_time_is_told_before_the_first_document() -> None:
+    with pytest.raises(PlatformError):
+        Clock().now()
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_slow_module_is_no_difference() -> None:
+    clock = Clock()
+    compare(clock, 100, took=300)
+    assert clock.now() == UNIX
+    compare(clock, 160, took=300)
+    assert clock.now() == UNIX + 10
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_the_difference_is_never_more_than_to_either_end(ahead: float, before: float, after: float) -> None:
+    clock = Clock()
+    stamp = NOW + timedelta(seconds=ahead)
+    far = max(ahead - after, -before - ahead, 0)
+    try:
+        clock.compare(stamp, asked=UNIX - before, answered=UNIX + after)
+    except PlatformError:
+        assert far > MAX_DIFFERENCE_SECONDS - 1e-3
+    else:
+        assert far < MAX_DIFFERENCE_SECONDS + 1e-3
+
+
+class Local(SecurityModule):
+    platform = "local"
+
+    def __init__(self, ahead: timedelta) -> None:
+        super().__init__()
+        self.ahead = ahead
+        self._nsm = SoftwareNsm(DevelopmentRoot.create(), {}, clock=lambda: datetime.now(UTC) + self.ahead)
+
+    def _exchange(self, request: bytes) -> bytes:
+        return self._nsm.handle(request)
+
+
+def test_every_document_sets_the_clock() -> None:
+    local = Local(timedelta(seconds=7))
+    local.attest()
+    assert local.clock.now() - time.time() == pytest.approx(7, abs=0.1)
+    local.ahead = timedelta(seconds=-5)
+    local.attest()
+    assert local.clock.now() - time.time() == pytest.approx(-5, abs=0.1)
+    local.ahead = timedelta(minutes=2)
+    with pytest.raises(PlatformError):
+        local.attest()
+    with pytest.raises(PlatformError):
+        local.clock.now()
+
+
+def test_what_is_no_document_sets_nothing() -> None:
+    class Lying(Local):
+        def _exchange(self, request: bytes) -> bytes:
+            return cbor.encode({"Attestation": {"document": b"no document"}})
+
+    local = Lying(timedelta())
+    with pytest.raises(SecurityModuleError) as caught:
+        local.attest()
+    assert caught.value.code == "nsm.failed"
+    with pytest.raises(PlatformError):
+        local.clock.now()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(content: bytes) -> Path:
+        path = tmp_path / "current_clocksource"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("content", [b"kvm-clock\n", b"tsc\n"])
+def test_the_hypervisors_clock_is_taken(source: Callable[[bytes], Path], content: bytes) -> None:
+    require_clock_source(source(content))
+
+
+@pytest.mark.parametrize("content", [b"acpi_pm\n", b"hpet\n", b"jiffies\n", b"xen\n", b"", b"tsc kvm-clock\n", b"\xff"])
+def test_any_other_clock_source_is_refused(source: Callable[[bytes], Path], content: bytes) -> None:
+    with pytest.raises(PlatformError) as caught:
+        require_clock_source(source(content))
+    assert caught.value.code == "clock.source"
+
+
+def test_a_kernel_that_does_not_name_its_clock_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError) as caught:
+        require_clock_source(tmp_path / "current_clocksource")
+    assert caught.value.code == "clock.source"

@@ -1,0 +1,275 @@
+"""The same package under another key: the files stay, the manifest is new, and whatever goes wrong leaves nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from ephemeralml.errors import KeyReleaseError, PackageError
+from ephemeralml.package import FolderSource, KeyRecord, Manifest, open_package, rewrap
+from ephemeralml.package.stream import CHUNK_SIZE
+
+NEW_ARN = "arn:aws:kms:us-east-1:111122223333:key/9999abcd-12ab-34cd-56ef-1234567890ab"
+
+
+class Packed(Protocol):
+    folder: Path
+    manifest: Manifest
+    dek: bytes
+
+    @property
+    def source(self) -> FolderSource: ...
+
+
+@dataclass
+class NewKey:
+    """A `KeyRewrapper` that remembers what it was asked; `changes` are its mistakes."""
+
+    asked: list[KeyRecord] = field(default_factory=list)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def rewrap(self, record: KeyRecord) -> KeyRecord:
+        self.asked.append(record)
+        return dataclasses.replace(record, **{"key_arn": NEW_ARN, "wrapped_dek": b"wrapped anew", **self.changes})
+
+
+Run = Callable[..., Manifest]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Alone in its folder, so that leftovers show."""
+    (tmp_path / "packages").mkdir()
+    return tmp_path / "packages" / "out"
+
+
+@pytest.fixture
+def new_key() -> NewKey:
+    return NewKey()
+
+
+@pytest.fixture
+def run(package: Packed, out: Path, new_key: NewKey, owner_key: Ed25519PrivateKey) -> Run:
+    """`rewrap` with the arguments given instead of the usual ones."""
+
+    def call(**changes: Any) -> Manifest:
+        arguments: dict[str, Any] = {"owner_key": owner_key, "keys": new_key, **changes}
+        return rewrap(arguments.pop("source", package.source), arguments.pop("out", out), **arguments)
+
+    return call
+
+
+@contextmanager
+def refusal(out: Path, kind: type[BaseException], code: str | None = None) -> Iterator[None]:
+    """Expects the error, and nothing left beside or at `out`."""
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(kind) as caught:
+        yield
+    assert sorted(out.parent.iterdir()) == before
+    assert getattr(caught.value, "code", None) == code
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_only_the_manifest_changes(run: Run, package: Packed, out: Path, owner: bytes, new_key: NewKey) -> None:
+    start = int(time.time())
+    manifest = run()
+    before, after = files(package.folder), files(out)
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} == {"manifest.cose"}
+    assert new_key.asked == [package.manifest.key]
+    assert manifest == dataclasses.replace(
+        package.manifest,
+        version=package.manifest.version + 1,
+        created_at=manifest.created_at,
+        key=dataclasses.replace(package.manifest.key, key_arn=NEW_ARN, wrapped_dek=b"wrapped anew"),
+    )
+    assert start <= manifest.created_at <= time.time()
+    assert Manifest.verify(FolderSource(out).manifest(), owner=owner) == manifest
+    assert manifest.digest != package.manifest.digest
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_old_and_new_open_with_the_same_dek(run: Run, package: Packed, out: Path) -> None:
+    def opened(manifest: Manifest, folder: Path) -> dict[str, bytes]:
+        files = open_package(manifest, source=FolderSource(folder), dek=package.dek)
+        return {name: bytes(content) for name, content in files.items()}
+
+    manifest = run()
+    before = opened(package.manifest, package.folder)
+    assert opened(manifest, out) == before
+    # Nothing of the old one is shared: it may be changed or removed.
+    for path in package.folder.rglob("*.enc"):
+        path.write_bytes(b"")
+    assert opened(manifest, out) == before
+
+
+def test_the_version_is_above_the_old_one(run: Run, package: Packed, out: Path, new_key: NewKey) -> None:
+    """A floor at the new version must shut out the manifest under the old key."""
+    assert package.manifest.version == 1
+    for version in (0, 1):
+        with refusal(out, PackageError, "package.version"):
+            run(version=version)
+    with refusal(out, PackageError, "manifest.malformed"):
+        run(version=2**63)
+    assert new_key.asked == []
+    assert run(version=7).version == 7
+    assert run(source=FolderSource(out), out=out.with_name("next")).version == 8
+
+
+def test_another_owner_s_package_is_not_signed(run: Run, out: Path, new_key: NewKey) -> None:
+    with refusal(out, PackageError, "manifest.owner"):
+        run(owner_key=Ed25519PrivateKey.generate())
+    assert new_key.asked == []
+
+
+def test_a_forged_manifest_is_not_signed(run: Run, package: Packed, out: Path, new_key: NewKey) -> None:
+    """What the host put in the package's place must not get the owner's signature."""
+    path = package.folder / "manifest.cose"
+    signed = path.read_bytes()
+    path.write_bytes(signed[:-1] + bytes([signed[-1] ^ 1]))
+    with refusal(out, PackageError, "manifest.signature"):
+        run()
+    path.unlink()
+    with refusal(out, PackageError, "package.missing"):
+        run()
+    assert new_key.asked == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"key_arn": NEW_ARN.replace("key/", "alias/")}, {"encryption_context": {"a": "b"}}, {"wrapped_dek": b""}],
+)
+def test_what_the_key_service_gives_is_checked(run: Run, out: Path, new_key: NewKey, changes: dict[str, Any]) -> None:
+    new_key.changes = changes
+    with refusal(out, PackageError, "manifest.malformed"):
+        run()
+
+
+def test_a_refusal_of_the_key_service(run: Run, out: Path) -> None:
+    class Refusing:
+        def rewrap(self, record: KeyRecord) -> KeyRecord:
+            raise KeyReleaseError("KMS refused", code="kms.access_denied")
+
+    with refusal(out, KeyReleaseError, "kms.access_denied"):
+        run(keys=Refusing())
+
+
+@pytest.mark.parametrize("existing", ["file", "folder", "link"])
+def test_out_exists(run: Run, out: Path, new_key: NewKey, existing: str) -> None:
+    if existing == "file":
+        out.write_text("mine")
+    elif existing == "folder":
+        out.mkdir()
+    else:
+        out.symlink_to("nowhere")
+    with refusal(out, PackageError, "package.exists"):
+        run()
+    assert new_key.asked == []
+
+
+def test_in_place_is_refused(run: Run, package: Packed) -> None:
+    before = files(package.folder)
+    with pytest.raises(PackageError) as caught:
+        run(out=package.folder)
+    assert caught.value.code == "package.exists"
+    assert files(package.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda path: path.unlink(), "package.missing"),
+        (lambda path: os.truncate(path, path.stat().st_size - 1), "artifact.truncated"),
+        (lambda path: os.truncate(path, 30), "artifact.truncated"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "artifact.extended"),
+        (lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]), "artifact.header"),
+        (lambda path: shutil.copy(path.with_name("config.json.enc"), path), "artifact.header"),
+    ],
+    ids=["missing", "truncated", "truncated header", "extended", "header", "another artifact"],
+)
+def test_a_package_that_is_not_whole_is_not_copied(
+    run: Run, package: Packed, out: Path, damage: Callable[[Path], object], code: str
+) -> None:
+    damage(package.folder / "tokenizer.json.enc")
+    with refusal(out, PackageError, code):
+        run()
+
+
+def test_no_folder_to_write_to(run: Run, out: Path) -> None:
+    with refusal(out, PackageError, "package.io"):
+        run(out=out.parent / "absent" / "out")
+
+
+def test_a_full_disk(run: Run, out: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with refusal(out, PackageError, "package.no_space"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK_SIZE + 1000, hard))
+        try:
+            run()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EIO, "io")]
+)
+def test_each_failing_sync(run: Run, out: Path, number: int, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, countdown = os.fsync, 0
+
+    def count(descriptor: int) -> None:
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0:
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", count)
+    manifest = run()
+    shutil.rmtree(out)
+    syncs = -countdown
+    assert syncs == len(manifest.artifacts) + 1 + 2 + 1  # artifacts, manifest, two folders, the one around them
+    for position in range(1, syncs + 1):
+        countdown = position
+        with refusal(out, PackageError, f"package.{code}"):
+            run()
+
+
+@pytest.mark.parametrize("moment", [0, 1, 4])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_interruptions_leave_nothing(
+    run: Run, package: Packed, out: Path, moment: int, failure: type[BaseException]
+) -> None:
+    class Interrupting(FolderSource):
+        opened = 0
+
+        @contextmanager
+        def open(self, name: str) -> Iterator[Callable[[int], bytes | memoryview]]:
+            with super().open(name) as read:
+
+                def interrupted(size: int) -> bytes | memoryview:
+                    if self.opened > moment:
+                        raise failure
+                    return read(size)
+
+                self.opened += 1
+                yield interrupted
+
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(failure):
+        run(source=Interrupting(package.folder))
+    assert sorted(out.parent.iterdir()) == before
