@@ -128,6 +128,10 @@ def whole(ask: Ask) -> None:
     ask.answer(ask.data, status=200, content_range="")
 
 
+def not_as_a_part(ask: Ask) -> None:
+    ask.answer(ask.asked, status=200)
+
+
 def whole_as_a_part(ask: Ask) -> None:
     ask.answer(ask.data)
 
@@ -151,7 +155,7 @@ def backwards(ask: Ask) -> None:
 @pytest.mark.parametrize(
     "behaviour",
     [
-        *(shorter, longer, whole, whole_as_a_part, shifted, of_unknown_size, without_etag, backwards),
+        *(shorter, longer, whole, not_as_a_part, whole_as_a_part, shifted, of_unknown_size, without_etag, backwards),
         says(206, b""),
         says(200, b"<html>"),
     ],
