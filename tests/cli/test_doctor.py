@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eif import forge
 
 from ephemeralml.cli import main
 
@@ -96,7 +97,7 @@ def test_nitro_cli_and_an_image_change_what_is_found(
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     eif = tmp_path / "enclave.eif"
-    eif.write_bytes(b".eif" + bytes(1000))
+    eif.write_bytes(forge())
     _, checks = doctor.checks("--platform", "nitro", "--eif", str(eif), "--package", str(tmp_path))
     assert checks["nitro-cli"]["reason"] == "Nitro CLI 1.4.2"
     assert checks["image"]["state"] == "ok"

@@ -11,6 +11,7 @@ from cloudformation import ACCOUNT, Stack
 from ephemeralml.attestation import Measurements
 from ephemeralml.devcloud.kms.conditions import Context
 from ephemeralml.devcloud.kms.policy import Effect, KeyPolicy, default_policy
+from ephemeralml.host.key_policy import check_policy, key_policy
 
 HOST = f"arn:aws:iam::{ACCOUNT}:role/HostRole"
 ADMINISTRATOR = f"arn:aws:iam::{ACCOUNT}:role/key-administrator"
@@ -108,13 +109,21 @@ def test_a_statement_for_the_account_opens_nothing_to_the_unattested(stack: Stac
 
 
 def test_it_is_the_policy_that_kms_policy_writes(rolling: Stack) -> None:
-    written = pytest.importorskip("ephemeralml.host.key_policy").key_policy(
+    written = key_policy(
         measurements=[Measurements(pcr0=p[0], pcr1=p[1], pcr2=p[2]) for p in (A, B)],
         roles=[HOST],
         admin=ADMINISTRATOR,
         owner=OWNER,
     )
-    assert _plain(rolling.properties("ModelKey")["KeyPolicy"]) == _plain(json.loads(written))
+    policy = rolling.properties("ModelKey")["KeyPolicy"]
+    assert _plain(policy) == _plain(json.loads(written))
+
+
+def test_kms_check_finds_no_hole_in_it(rolling: Stack) -> None:
+    policy = json.dumps(rolling.properties("ModelKey")["KeyPolicy"])
+    releases = [Measurements(pcr0=p[0], pcr1=p[1], pcr2=p[2]) for p in (A, B)]
+    assert [item for item in check_policy(policy, measurements=releases, roles=[HOST]) if item.hole] == []
+    assert [item for item in check_policy(policy, measurements=releases[:1], roles=[HOST]) if item.hole]
 
 
 def _plain(value: Any) -> Any:

@@ -25,17 +25,27 @@ def doctor(
     memory: Annotated[int, typer.Option(min=64, help="Memory of the enclave, MiB.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of the enclave.")] = 2,
     package: Annotated[str | None, typer.Option(help="The package: a folder or s3://bucket/prefix.")] = None,
-    key_arn: Annotated[str | None, typer.Option(help="The model's KMS key.")] = None,
+    key_arn: Annotated[str | None, typer.Option(help="The model's KMS key; default: the package's.")] = None,
     relay: Annotated[str, typer.Option(help="Where clients are to connect.")] = "tcp://127.0.0.1:7001",
     json_: Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")] = False,
 ) -> None:
     """Look whether a run would work here; every fault comes with its fix. Exit status 0 only when it would.
 
-    Example: ephemeralml doctor --platform nitro --eif enclave.eif --key-arn arn:aws:kms:… --package s3://…/release/package
+    Example: ephemeralml doctor --platform nitro --eif enclave.eif --package s3://…/release/package --memory 3072
     """
     from ephemeralml.host.doctor import Plan, examine, ready  # noqa: PLC0415
+    from ephemeralml.image import measure_eif  # noqa: PLC0415
 
-    plan = Plan(platform=platform, eif=eif, memory_mib=memory, cpus=cpus, package=package, key_arn=key_arn, relay=relay)
+    plan = Plan(
+        platform=platform,
+        eif=eif,
+        measure=measure_eif,
+        memory_mib=memory,
+        cpus=cpus,
+        package=package,
+        key_arn=key_arn,
+        relay=relay,
+    )
     findings = list(examine(plan))
     good = ready(findings)
     if json_:

@@ -1,24 +1,33 @@
-"""Checks of AWS: the local KMS for the key, an S3 and STS server, and recorded answers for what those never say."""
+"""Checks of AWS: the local KMS for the key, an S3 and STS server, and recorded answers for what those never say.
+
+Last, the whole list, on an instance laid out in a folder.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from botocore.stub import Stubber
+from eif import forge
 from moto.server import ThreadedMotoServer
 from samples import OWNER, make_manifest
 
 from ephemeralml.attestation import Measurements
 from ephemeralml.devcloud.kms import Credential, KmsServer
-from ephemeralml.host.doctor import aws
+from ephemeralml.host.doctor import Plan, Platform, aws, examine, instance, machine, ready
 from ephemeralml.host.doctor.finding import Finding, State
-from ephemeralml.host.doctor.machine import clock
+from ephemeralml.host.key_policy import key_policy
+from ephemeralml.host.kms_keys import KmsKeys
+from ephemeralml.image import measure_eif
+from ephemeralml.package import Manifest
 from ephemeralml.package.source import ARTIFACT_SUFFIX, MANIFEST_FILE
 
 HOST = Credential("AKIDHOST", "host-secret", "arn:aws:iam::000000000000:role/host")
@@ -58,7 +67,7 @@ def moto() -> Iterator[str]:
 @pytest.fixture
 def bucket(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto)
-    client = aws.client("s3")
+    client = boto3.session.Session().client("s3", region_name=REGION)
     client.create_bucket(Bucket="models")
     yield client
     client.close()
@@ -69,193 +78,261 @@ def sign_as(monkeypatch: pytest.MonkeyPatch, who: Credential) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", who.secret_access_key)
 
 
-def key(key_arn: str | None, measurements: Measurements | None) -> Finding:
-    return aws.model_key(key_arn, measurements, connect=lambda region: aws.client("kms", region=region))
-
-
-def release(measurements: Measurements, **changes: Any) -> dict[str, Any]:
-    """What a key policy says of one release."""
-    names = {0: "ImageSha384", 1: "PCR1", 2: "PCR2"}
-    registers = {
-        f"kms:RecipientAttestation:{names[index]}": value.hex() for index, value in measurements.registers.items()
-    }
-    statement = {"Effect": "Allow", "Principal": {"AWS": HOST.principal_arn}, "Action": "kms:Decrypt", "Resource": "*"}
-    return {**statement, "Condition": {"StringEqualsIgnoreCase": registers}, **changes}
-
-
-def make_key(monkeypatch: pytest.MonkeyPatch, *statements: dict[str, Any], readable: bool = True) -> str:
-    govern = {"Effect": "Allow", "Principal": {"AWS": ADMIN.principal_arn}, "Action": "kms:*", "Resource": "*"}
-    reads = {**govern, "Principal": {"AWS": HOST.principal_arn}, "Action": ["kms:DescribeKey", "kms:GetKeyPolicy"]}
+def make_key(monkeypatch: pytest.MonkeyPatch, *releases: Measurements, readable: bool = True) -> str:
+    """A key in the local KMS, under the policy of `kms policy`."""
+    admin = ADMIN.principal_arn
+    policy = json.loads(key_policy(measurements=releases, roles=[HOST.principal_arn], admin=admin, owner=admin))
+    if not readable:
+        policy["Statement"] = [item for item in policy["Statement"] if item["Sid"] != "ExplainRefusals"]
     sign_as(monkeypatch, ADMIN)
-    policy = {"Version": "2012-10-17", "Statement": [govern, *([reads] if readable else []), *statements]}
-    arn: str = aws.client("kms").create_key(Policy=json.dumps(policy))["KeyMetadata"]["Arn"]
+    arn = KmsKeys(region=REGION).create(json.dumps(policy), description="")
     sign_as(monkeypatch, HOST)
     return arn
 
 
+def packed_under(key_arn: str) -> Manifest:
+    manifest = make_manifest()
+    return replace(manifest, key=replace(manifest.key, key_arn=key_arn))
+
+
 @pytest.mark.usefixtures("kms")
 def test_a_key_that_is_released_to_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = make_key(monkeypatch, release(OTHER), release(IMAGE))
-    assert key(both, IMAGE).state is State.OK
-    assert IMAGE.pcr0.hex()[:16] in key(both, IMAGE).reason
+    arn = make_key(monkeypatch, OTHER, IMAGE)
+    found = aws.key(arn, None, IMAGE)
+    assert found.state is State.OK
+    assert IMAGE.pcr0.hex()[:16] in found.reason
+    assert aws.key(None, packed_under(arn), IMAGE).state is State.OK
+    assert aws.key(arn, packed_under(arn), IMAGE).state is State.OK
 
 
 @pytest.mark.usefixtures("kms")
 def test_a_key_for_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = key(make_key(monkeypatch, release(OTHER)), IMAGE)
+    found = aws.key(make_key(monkeypatch, OTHER), None, IMAGE)
     assert found.state is State.FAILED
     assert "kms policy" in found.fix
-    assert key(make_key(monkeypatch), IMAGE).state is State.FAILED
+
+
+@pytest.mark.usefixtures("kms")
+def test_another_key_than_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = aws.key(make_key(monkeypatch, IMAGE), packed_under(KEY_ARN), IMAGE)
+    assert found.state is State.FAILED
+    assert KEY_ARN in found.reason
 
 
 @pytest.mark.usefixtures("kms")
 def test_what_could_not_be_looked_at_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert key(None, IMAGE).state is State.UNKNOWN
-    assert key(make_key(monkeypatch, release(IMAGE)), None).state is State.UNKNOWN
-    found = key(make_key(monkeypatch, release(IMAGE), readable=False), IMAGE)
+    assert aws.key(None, None, IMAGE).state is State.UNKNOWN
+    assert aws.key(make_key(monkeypatch, IMAGE), None, None).state is State.UNKNOWN
+    found = aws.key(make_key(monkeypatch, IMAGE, readable=False), None, IMAGE)
     assert found.state is State.UNKNOWN
-    assert "kms check" in found.fix
+    assert "kms:GetKeyPolicy" in found.fix
 
 
 @pytest.mark.usefixtures("kms")
 @pytest.mark.parametrize("arn", ["alias/model", "12345678", KEY_ARN.replace("key/", "alias/"), KEY_ARN])
 def test_no_such_key(arn: str) -> None:
-    assert key(arn, IMAGE).state is State.FAILED
+    assert aws.key(arn, None, IMAGE).state is State.FAILED
 
 
-@pytest.mark.parametrize("state", ["Disabled", "PendingDeletion", "PendingImport"])
-def test_a_key_that_is_not_enabled(state: str) -> None:
-    """Recorded, since the local KMS disables nothing."""
-    client = aws.client("kms", region=REGION)
-    with Stubber(client) as stubber:
-        stubber.add_response("describe_key", {"KeyMetadata": {"KeyId": KEY_ARN, "KeyState": state}})
-        found = aws.model_key(KEY_ARN, IMAGE, connect=lambda _: client)
+@pytest.mark.usefixtures("kms")
+def test_credentials_that_kms_does_not_accept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    found = aws.key(KEY_ARN, None, IMAGE)
     assert found.state is State.FAILED
-    assert state in found.reason
+    assert "InvalidSignatureException" in found.reason
 
 
-@pytest.mark.parametrize(
-    ("statement", "released"),
-    [
-        (release(IMAGE), True),
-        (release(IMAGE, Action=["kms:Decrypt", "kms:DescribeKey"]), True),
-        (release(OTHER), False),
-        (release(IMAGE, Effect="Deny"), False),
-        (release(IMAGE, Action="kms:Encrypt"), False),
-        (release(IMAGE, Condition={}), False),
-        (release(IMAGE, Condition={"StringEquals": {"kms:RecipientAttestation:PCR1": "02" * 48}}), False),
-        (release(IMAGE, Condition={"StringEquals": {"kms:RecipientAttestation:ImageSha384": ["01" * 48]}}), True),
-        (release(IMAGE, Condition={"StringEquals": {"kms:RecipientAttestation:PCR3": "01" * 48}}), False),
-    ],
-)
-def test_which_statements_release_to_an_image(statement: dict[str, Any], *, released: bool) -> None:
-    assert aws.releases_to(json.dumps({"Statement": [statement]}), IMAGE) is released
-
-
-@pytest.mark.parametrize("policy", ["", "[]", "{}", '{"Statement": 1}', '{"Statement": [1]}', '{"Statement": [{}]}'])
-def test_a_policy_that_cannot_be_read_releases_to_nobody(policy: str) -> None:
-    assert not aws.releases_to(policy, IMAGE)
+@pytest.mark.parametrize("policy", ["", "[]", '{"Statement": [1]}'])
+@pytest.mark.parametrize("state", ["Enabled", "Disabled", "PendingDeletion", "PendingImport"])
+def test_a_key_that_is_not_enabled_or_has_a_broken_policy(
+    monkeypatch: pytest.MonkeyPatch, state: str, policy: str
+) -> None:
+    """Answers the local KMS never gives, since it disables nothing and takes no such policy."""
+    monkeypatch.setattr(KmsKeys, "describe", lambda *_: {"KeyState": state})
+    monkeypatch.setattr(KmsKeys, "policy", lambda *_: policy)
+    assert aws.key(KEY_ARN, None, IMAGE).state is State.FAILED
+    monkeypatch.setattr(
+        KmsKeys,
+        "policy",
+        lambda *_: key_policy(
+            measurements=[IMAGE],
+            roles=[HOST.principal_arn],
+            admin=ADMIN.principal_arn,
+            owner=ADMIN.principal_arn,
+        ),
+    )
+    found = aws.key(KEY_ARN, None, IMAGE)
+    assert found.state is (State.OK if state == "Enabled" else State.FAILED)
+    assert state == "Enabled" or state in found.reason
 
 
 def test_the_role_and_the_time_of_aws(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto)
-    found, server = aws.credentials(connect=lambda: aws.client("sts"))
+    found, server = aws.role()
     assert found.state is State.OK
     assert found.reason.startswith("arn:aws:")
     assert server is not None
     assert server.tzinfo is not None
-    fast = clock(server=server, now=server + timedelta(minutes=4), read=lambda: (0, 0))
+    fast = machine.clock(server=server, now=server + timedelta(minutes=4), read=lambda: (0, 0))
     assert fast.state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"date": "soon"}, None),
+        ({"date": "Thu, 01 Jan 2026 00:00:00 GMT"}, datetime(2026, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_the_date_of_an_answer(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], expected: datetime | None
+) -> None:
+    client = boto3.session.Session().client("sts", region_name=REGION)
+    monkeypatch.setattr(boto3.session.Session, "client", lambda *_, **__: client)
+    with Stubber(client) as stubber:
+        answer = {"Arn": HOST.principal_arn, "ResponseMetadata": {"HTTPHeaders": headers}}
+        stubber.add_response("get_caller_identity", answer)
+        found, server = aws.role()
+    assert (found.state, server) == (State.OK, expected)
+
+
+def test_credentials_that_have_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = boto3.session.Session().client("sts", region_name=REGION)
+    monkeypatch.setattr(boto3.session.Session, "client", lambda *_, **__: client)
+    with Stubber(client) as stubber:
+        stubber.add_client_error("get_caller_identity", service_error_code="ExpiredToken", http_status_code=403)
+        found, server = aws.role()
+    assert (found.state, server) == (State.FAILED, None)
+    assert "ExpiredToken" in found.reason
 
 
 def test_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    found, server = aws.credentials(connect=lambda: aws.client("sts"))
+    found, server = aws.role()
     assert (found.state, server) == (State.FAILED, None)
     assert "no AWS credentials" in found.reason
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value"),
     [
-        ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9", "does not answer"),
-        ("AWS_ENDPOINT_URL_STS", "not a url", "could not be asked"),
-        ("AWS_PROFILE", "nobody", "could not be asked"),
-        ("AWS_DEFAULT_REGION", "no region", "could not be asked"),
+        ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9"),
+        ("AWS_ENDPOINT_URL_STS", "not a url"),
+        ("AWS_PROFILE", "nobody"),
+        ("AWS_DEFAULT_REGION", "no region"),
     ],
 )
-def test_aws_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+def test_aws_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    found, _ = aws.credentials(connect=lambda: aws.client("sts"))
+    found, _ = aws.role()
     assert found.state is State.FAILED
-    assert said in found.reason
+    assert "could not be asked" in found.reason
     assert found.fix
 
 
-@pytest.mark.usefixtures("kms")
-def test_credentials_that_are_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    found = key(KEY_ARN, IMAGE)
-    assert found.state is State.FAILED
-    assert "InvalidSignatureException" in found.reason
-
-
 def test_a_package_in_a_bucket(bucket: Any) -> None:
-    def package(location: str) -> Finding:
-        return aws.package(location, connect=lambda: bucket)
-
-    bucket.put_object(Bucket="models", Key=f"release/package/{MANIFEST_FILE}", Body=b"x" * 700)
-    assert package("s3://models/release/package").state is State.OK
-    assert package("s3://models/release/package/").state is State.OK
-    for location in ("s3://models/release/other", "s3://models", "s3://nobodys/release/package"):
-        found = package(location)
-        assert found.state is State.FAILED
+    manifest = make_manifest()
+    bucket.put_object(Bucket="models", Key=f"release/package/{MANIFEST_FILE}", Body=manifest.sign(OWNER))
+    for location in ("s3://models/release/package", "s3://models/release/package/"):
+        found, read = aws.package(location)
+        assert found.state is State.OK
+        assert read == manifest
+    bucket.put_object(Bucket="models", Key=f"forged/{MANIFEST_FILE}", Body=b"x" * 700)
+    for location in ("s3://models/other", "s3://models", "s3://nobodys/release/package", "s3://models/forged", "s3://"):
+        found, read = aws.package(location)
+        assert (found.state, read) == (State.FAILED, None)
         assert "ephemeralml push" in found.fix
-    bucket.put_object(Bucket="models", Key=f"large/{MANIFEST_FILE}", Body=b"x" * (32 * 1024 + 1))
-    assert package("s3://models/large").state is State.FAILED
-
-
-def test_a_bucket_that_this_role_may_not_read() -> None:
-    client = aws.client("s3")
-    with Stubber(client) as stubber:
-        stubber.add_client_error("head_object", service_error_code="403", http_status_code=403)
-        found = aws.package("s3://models/release/package", connect=lambda: client)
-    assert found.state is State.FAILED
-    assert "s3:GetObject" in found.fix
 
 
 def test_a_package_in_a_folder(tmp_path: Path) -> None:
-    def package() -> Finding:
-        return aws.package(str(tmp_path), connect=boto3.session.Session)
-
-    assert package().state is State.FAILED
     manifest = make_manifest()
+    assert aws.package(str(tmp_path))[0].state is State.FAILED
     (tmp_path / MANIFEST_FILE).write_bytes(manifest.sign(OWNER))
-    found = package()
+    found, _ = aws.package(str(tmp_path))
     assert found.state is State.FAILED
     assert "incomplete" in found.reason
     for artifact in manifest.artifacts:
         (tmp_path / (artifact.name + ARTIFACT_SUFFIX)).write_bytes(b"")
-    assert package().state is State.OK
-    assert "version 3" in package().reason
+    found, read = aws.package(str(tmp_path))
+    assert (found.state, read) == (State.OK, manifest)
+    assert "version 3" in found.reason
     (tmp_path / MANIFEST_FILE).write_bytes(b"not one")
-    assert package().state is State.FAILED
+    assert aws.package(str(tmp_path))[0].state is State.FAILED
 
 
 def test_no_package() -> None:
-    assert aws.package(None, connect=boto3.session.Session).state is State.UNKNOWN
+    assert aws.package(None)[0].state is State.UNKNOWN
 
 
-def test_the_date_of_a_server_that_has_none() -> None:
-    client = aws.client("sts")
-    for headers, expected in (
-        ({}, None),
-        ({"date": "soon"}, None),
-        ({"date": "Thu, 01 Jan 2026 00:00:00 GMT"}, datetime(2026, 1, 1, tzinfo=UTC)),
+@pytest.fixture
+def eif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An image, and what the checks of an instance look at, laid out in one folder."""
+    files = {
+        "allocator.yaml": "---\nmemory_mib: 1024\ncpu_count: 2\n",
+        "present": "0-3\n",
+        "ne_cpus": "1,3\n",
+        "hugepages/hugepages-2048kB/nr_hugepages": "512\n",
+        "hugepages/hugepages-2048kB/free_hugepages": "512\n",
+        "bin/nitro-cli": "#!/bin/sh\necho Nitro CLI 1.4.2\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "bin" / "nitro-cli").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    for check in (
+        partial(instance.allocator_settings, path=tmp_path / "allocator.yaml"),
+        partial(instance.cpu_pool, pool=tmp_path / "ne_cpus", present=tmp_path / "present"),
+        partial(instance.huge_pages, folder=tmp_path / "hugepages"),
     ):
-        with Stubber(client) as stubber:
-            answer = {"Arn": HOST.principal_arn, "ResponseMetadata": {"HTTPHeaders": headers}}
-            stubber.add_response("get_caller_identity", answer)
-            _, server = aws.credentials(connect=lambda: client)
-        assert server == expected
+        monkeypatch.setattr(instance, check.func.__name__, check)
+    device = instance.device
+    monkeypatch.setattr(instance, "device", lambda _, fix: device(Path("/dev/null"), fix))
+    monkeypatch.setattr(instance, "allocator_service", partial(instance.allocator_service, ("true",)))
+    monkeypatch.setattr(machine, "clock", partial(machine.clock, read=lambda: (0, 0)))
+    image = tmp_path / "enclave.eif"
+    image.write_bytes(forge())
+    return image
+
+
+def troubles(plan: Plan) -> list[Finding]:
+    findings = list(examine(plan))
+    bad = [item for item in findings if item.state in {State.FAILED, State.UNKNOWN}]
+    assert ready(findings) == (not bad)
+    assert all(item.fix for item in bad)
+    return bad
+
+
+@pytest.mark.usefixtures("kms")
+def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
+    eif: Path, moto: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto)
+    pcrs = measure_eif(eif)
+    measured = Measurements(pcr0=pcrs["PCR0"], pcr1=pcrs["PCR1"], pcr2=pcrs["PCR2"])
+    for prefix, image in (("good", measured), ("bad", OTHER)):
+        signed = packed_under(make_key(monkeypatch, image)).sign(OWNER)
+        bucket.put_object(Bucket="models", Key=f"{prefix}/{MANIFEST_FILE}", Body=signed)
+    plan = Plan(
+        platform=Platform.NITRO,
+        eif=eif,
+        measure=measure_eif,
+        memory_mib=1024,
+        cpus=2,
+        package="s3://models/good",
+        key_arn=None,
+        relay="tcp://127.0.0.1:0",
+    )
+    assert troubles(plan) == []
+    for changed, check in (
+        (replace(plan, memory_mib=1025), "enclave memory"),
+        (replace(plan, cpus=3), "enclave CPUs"),
+        (replace(plan, eif=None), "image"),
+        (replace(plan, key_arn=KEY_ARN), "key"),
+        (replace(plan, package="s3://models/bad"), "key"),
+        (replace(plan, package="s3://models/other"), "package"),
+        (replace(plan, relay="tcp://192.0.2.1:7001"), "relay"),
+    ):
+        assert check in {item.check for item in troubles(changed)}

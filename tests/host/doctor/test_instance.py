@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
+from eif import PLAIN, RAMDISK, forge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ephemeralml.attestation import Measurements
 from ephemeralml.host.doctor import instance
 from ephemeralml.host.doctor.finding import State
+from ephemeralml.image import measure_eif
 
 MIB = 1 << 20
-PCRS = {f"PCR{index}": f"a{index}" * 48 for index in range(3)}
-
-
-def image(path: Path, size: int, *, magic: bytes = b".eif") -> Path:
-    path.write_bytes(magic)
-    os.truncate(path, size)
-    return path
 
 
 def program(path: Path, script: str) -> str:
@@ -32,16 +25,24 @@ def program(path: Path, script: str) -> str:
 
 def test_an_image_takes_four_times_its_size(tmp_path: Path) -> None:
     eif = tmp_path / "enclave.eif"
-    assert instance.image_memory(image(eif, 256 * MIB), 1024).state is State.OK
-    found = instance.image_memory(image(eif, 256 * MIB + 1), 1024)
+    eif.write_bytes(forge([*PLAIN, (RAMDISK, bytes(MIB))]))
+    found, measurements = instance.image(eif, 5, measure=measure_eif)
+    assert found.state is State.OK
+    assert measurements is not None
+    assert measurements.pcr0.hex() == measure_eif(eif)["PCR0"]
+    found, _ = instance.image(eif, 4, measure=measure_eif)
     assert found.state is State.FAILED
-    assert "--memory 1025" in found.fix
+    assert "--memory 5" in found.fix
 
 
 def test_no_image(tmp_path: Path) -> None:
-    assert instance.image_memory(tmp_path / "none.eif", 1024).state is State.FAILED
-    assert instance.image_memory(tmp_path, 1024).state is State.FAILED
-    assert instance.image_memory(image(tmp_path / "zip", 100, magic=b"PK\3\4"), 1024).state is State.FAILED
+    (tmp_path / "zip").write_bytes(b"PK\3\4" * 1000)
+    (tmp_path / "cut.eif").write_bytes(forge()[:-1])
+    (tmp_path / "changed.eif").write_bytes(forge()[:-1] + b"x")
+    for name in ("none.eif", "zip", "cut.eif", "changed.eif", "."):
+        found, measurements = instance.image(tmp_path / name, 1024, measure=measure_eif)
+        assert (found.state, measurements) == (State.FAILED, None)
+        assert found.fix
 
 
 @pytest.mark.parametrize(
@@ -171,24 +172,6 @@ def test_nitro_cli(tmp_path: Path) -> None:
     assert (found.state, found.reason) == (State.OK, "Nitro CLI 1.4.2")
     assert instance.nitro_cli(program(tmp_path / "bad", "echo no driver >&2; exit 1")).state is State.FAILED
     assert instance.nitro_cli(str(tmp_path / "none")).state is State.FAILED
-
-
-def test_what_nitro_cli_measures(tmp_path: Path) -> None:
-    eif = image(tmp_path / "my enclave.eif", 100)
-    answer = json.dumps({"EifVersion": 4, "Measurements": {"HashAlgorithm": "Sha384 { ... }", **PCRS}})
-    script = f"[ \"$*\" = 'describe-eif --eif-path {eif}' ] && cat <<'E'\n{answer}\nE"
-    found = instance.image_measurements(eif, program=program(tmp_path / "nitro-cli", script))
-    assert found == Measurements(pcr0=PCRS["PCR0"], pcr1=PCRS["PCR1"], pcr2=PCRS["PCR2"])
-
-
-@pytest.mark.parametrize(
-    "answer",
-    ["", "[]", "{}", '{"Measurements": {"PCR0": "a0"}}', json.dumps({"Measurements": {**PCRS, "PCR0": "0" * 96}})],
-)
-def test_an_answer_without_measurements_is_none(tmp_path: Path, answer: str) -> None:
-    stand_in = program(tmp_path / "nitro-cli", f"echo '{answer}'")
-    assert instance.image_measurements(tmp_path / "x.eif", program=stand_in) is None
-    assert instance.image_measurements(tmp_path / "x.eif", program=program(tmp_path / "bad", "exit 1")) is None
 
 
 @given(st.sets(st.integers(0, 99_999), min_size=1, max_size=20))

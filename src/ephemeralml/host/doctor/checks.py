@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from ephemeralml.attestation import Measurements
 from ephemeralml.host.doctor import instance, machine
 from ephemeralml.host.doctor.finding import Finding
 
@@ -33,10 +34,11 @@ class Platform(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The run that is meant, in the terms of `host run`."""
+    """The run that is meant, in the terms of `host run`; `measure` reads an image, which no zone does itself."""
 
     platform: Platform
     eif: Path | None
+    measure: instance.Measure
     memory_mib: int
     cpus: int
     package: str | None
@@ -57,19 +59,16 @@ def examine(plan: Plan) -> Iterator[Finding]:
         yield machine.packages(_HOST_MODULES, extra="host")
         yield machine.memory_available(_HOST_MEMORY_MIB)
         yield machine.disk_space(temporary, _HOST_DISK_MIB)
-        yield from _enclave(plan)
     yield machine.descriptor_limit()
     yield machine.relay_address(plan.relay)
     if plan.platform is Platform.NITRO:
-        yield from _cloud(plan)
+        yield from _nitro(plan)
 
 
-def _enclave(plan: Plan) -> Iterator[Finding]:
+def _nitro(plan: Plan) -> Iterator[Finding]:
     yield instance.nitro_cli()
-    if plan.eif is None:
-        yield Finding.unknown("image", "no image given", "--eif with the enclave image")
-    else:
-        yield instance.image_memory(plan.eif, plan.memory_mib)
+    found, measurements = _image(plan)
+    yield found
     yield instance.allocator_settings(plan.cpus, plan.memory_mib)
     yield instance.allocator_service()
     yield instance.cpu_pool(plan.cpus)
@@ -80,17 +79,24 @@ def _enclave(plan: Plan) -> Iterator[Finding]:
     )
     yield instance.device(Path("/dev/vsock"), "sudo modprobe vsock")
     yield instance.security_module()
+    yield from _cloud(plan, measurements)
 
 
-def _cloud(plan: Plan) -> Iterator[Finding]:
+def _image(plan: Plan) -> tuple[Finding, Measurements | None]:
+    if plan.eif is None:
+        return Finding.unknown("image", "no image given", "--eif with the enclave image"), None
+    return instance.image(plan.eif, plan.memory_mib, measure=plan.measure)
+
+
+def _cloud(plan: Plan, measurements: Measurements | None) -> Iterator[Finding]:
     try:
         from ephemeralml.host.doctor import aws  # noqa: PLC0415 - boto3 takes a third of a second
     except ImportError:
         yield Finding.unknown("role", "boto3 is not there", "see packages")
         return
-    role, server = aws.credentials(connect=lambda: aws.client("sts"))
-    yield role
+    found, server = aws.role()
+    yield found
     yield machine.clock(server=server, now=datetime.now(UTC))
-    measurements = None if plan.eif is None else instance.image_measurements(plan.eif)
-    yield aws.model_key(plan.key_arn, measurements, connect=lambda region: aws.client("kms", region=region))
-    yield aws.package(plan.package, connect=lambda: aws.client("s3"))
+    found, manifest = aws.package(plan.package)
+    yield found
+    yield aws.key(plan.key_arn, manifest, measurements)

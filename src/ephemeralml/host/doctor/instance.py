@@ -7,25 +7,26 @@ bootstrap/nitro-enclaves-allocator; Linux, Documentation/virt/ne_overview.rst an
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from ephemeralml.attestation import Measurements
-from ephemeralml.errors import PolicyError
+from ephemeralml.errors import EphemeralMLError
 from ephemeralml.host.doctor.finding import Finding
 from ephemeralml.host.doctor.machine import MIB
+
+Measure: TypeAlias = Callable[[Path], Mapping[str, str]]
+"""The registers of an image, ``PCR0`` to their hex. Raises `OSError`, or `ImageError` for a damaged one."""
 
 ALLOCATOR: Final = Path("/etc/nitro_enclaves/allocator.yaml")
 ALLOCATOR_UNIT: Final = "nitro-enclaves-allocator.service"
 EIF_MEMORY_FACTOR: Final = 4
 """Enclave memory that nitro-cli asks for, in sizes of the image: its file system lives in memory, unpacked."""
 
-_EIF_MAGIC: Final = b".eif"
 _MAX_CONFIG_BYTES: Final = 64 * 1024
 _SECONDS: Final = 10
 _SETTING: Final = re.compile(r"\s*(?:-\s+)?(memory_mib|cpu_count|cpu_pool)\s*:\s*\"?([0-9,\s-]+?)\"?\s*(?:#.*)?")
@@ -33,32 +34,22 @@ _CPU_LIST: Final = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 _RELOAD: Final = f"then `sudo systemctl restart {ALLOCATOR_UNIT}`"
 
 
-def image_memory(eif: Path, memory_mib: int) -> Finding:
-    """Enclave memory against the image's size."""
+def image(eif: Path, memory_mib: int, *, measure: Measure) -> tuple[Finding, Measurements | None]:
+    """Whether the image is whole and has enclave memory enough, and its measurements."""
+    check = "image"
     try:
-        with eif.open("rb") as file:
-            magic, size = file.read(len(_EIF_MAGIC)), os.fstat(file.fileno()).st_size
+        size = eif.stat().st_size
+        registers = measure(eif)
+        measurements = Measurements(pcr0=registers["PCR0"], pcr1=registers["PCR1"], pcr2=registers["PCR2"])
     except OSError as error:
-        return Finding.failed("image", f"{eif}: {error.strerror}", "copy the enclave image (EIF) here, and name it")
-    if magic != _EIF_MAGIC:
-        return Finding.failed(
-            "image", f"{eif} is no enclave image", "name the EIF, not its measurements or its package"
-        )
+        return Finding.failed(check, f"{eif}: {error.strerror}", "copy the enclave image (EIF) here, and name it"), None
+    except EphemeralMLError as error:
+        return Finding.failed(check, f"{eif}: {error}", "copy the image again, or build it again"), None
     needed = -(-EIF_MEMORY_FACTOR * size // MIB)
     said = f"{size / MIB:.0f} MiB, which takes {needed} MiB of enclave memory to boot; {memory_mib} MiB planned"
     if needed > memory_mib:
-        return Finding.failed("image", said, f"--memory {needed} or more, here and for host run")
-    return Finding.ok("image", said)
-
-
-def image_measurements(eif: Path, *, program: str = "nitro-cli") -> Measurements | None:
-    """PCR0 to PCR2 of an image as nitro-cli computes them; None when it does not."""
-    done = _run((program, "describe-eif", "--eif-path", str(eif)))
-    try:
-        named = json.loads(done.stdout)["Measurements"] if done is not None and done.returncode == 0 else {}
-        return Measurements(pcr0=named["PCR0"], pcr1=named["PCR1"], pcr2=named["PCR2"])
-    except (ValueError, LookupError, TypeError, PolicyError):
-        return None
+        return Finding.failed(check, said, f"--memory {needed} or more, here and for host run"), measurements
+    return Finding.ok(check, said), measurements
 
 
 def allocator_settings(cpus: int, memory_mib: int, *, path: Path = ALLOCATOR) -> Finding:
