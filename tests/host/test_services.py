@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from samples import OWNER, make_manifest
 
 from ephemeralml.codec import cbor
-from ephemeralml.errors import KeyReleaseError
+from ephemeralml.errors import KeyReleaseError, PackageError
 from ephemeralml.host import kms as module
 from ephemeralml.host.kms import ReleasedKey
 from ephemeralml.host.services import Services
-from ephemeralml.package import ArtifactSource, FolderSource
+from ephemeralml.package import ArtifactSource, FolderSource, Reader
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk
 from ephemeralml.session.transport import Address, listen, open_stream
 
@@ -94,6 +94,28 @@ def test_only_artifacts_are_fed(host: Host, name: str) -> None:
     assert set(answer) == {"error"}
     assert answer["error"]["code"] in {"artifact.name", "package.missing"}
     assert data == b""
+
+
+class BreakingOff(FolderSource):
+    """A source that fails once a first piece was read, as a network's does."""
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Reader]:
+        pieces = iter([b"the first piece"])
+
+        def read(_: int) -> bytes:
+            if (piece := next(pieces, None)) is not None:
+                return piece
+            raise PackageError("S3 went away", code="s3.unreachable")
+
+        yield read
+
+
+def test_a_feed_that_breaks_off_just_ends_and_its_reason_is_the_operators(package: Path, tmp_path: Path) -> None:
+    host = Host(BreakingOff(package), tmp_path)
+    assert host.ask({"ask": Ask.ARTIFACT.value, "name": "model.safetensors"}) == ({"ok": {}}, b"the first piece")
+    host.ask({"ask": Ask.STATE.value, "state": "failed", "code": "artifact.truncated", "message": "It ends."})
+    assert host.states == [("failed", "s3.unreachable", "It ends. The feed broke off: S3 went away")]
 
 
 def test_state_is_told(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""An ASGI application behind uvicorn, in a thread (``with AppServer(…)``) or in the foreground."""
+"""An ASGI application behind uvicorn, in a thread: ``with AppServer(…)``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ def bind(host: str, port: int, *, service: str) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"{port} is no port number; use 1 to 65535, or 0 for any", code=code)
     try:
-        return socket.create_server((host, port))
+        listener = socket.create_server((host, port))
     except OSError as error:
         raise ConfigurationError(
             f"the local {service.upper()} cannot listen on {host}:{port}: {error}; choose another port", code=code
         ) from error
+    # asyncio does so for sockets of its own alone; without it a small answer waits 40 ms for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class _Server(uvicorn.Server):
@@ -43,7 +46,7 @@ class _Server(uvicorn.Server):
 
 
 class AppServer:
-    """`app` on a listening socket, which it takes over. Serves in a ``with`` or `serve_forever`."""
+    """`app` on a listening socket, which it takes over. Serves in a ``with``."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket, *, service: str) -> None:
         self._socket = listening
@@ -63,13 +66,6 @@ class AppServer:
             )
         )
         self._thread = threading.Thread(target=self._serve, name=f"devcloud-{service}", daemon=True)
-
-    def serve_forever(self) -> None:
-        """Serve until SIGINT or SIGTERM, which is raised again afterwards; call it from the main thread."""
-        try:
-            self._serve()
-        finally:
-            self.close()
 
     def close(self) -> None:
         """Stop listening."""

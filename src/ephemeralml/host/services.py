@@ -53,6 +53,8 @@ class Services:
     ) -> None:
         self._open_source = open_source
         self._source = open_source()
+        # What the enclave can only call truncated.
+        self._broken: EphemeralMLError | None = None
         self._kms_endpoint = kms_endpoint
         self._kms_tunnel = kms_tunnel
         self._on_state = on_state
@@ -62,6 +64,7 @@ class Services:
     async def renew(self) -> None:
         """Look at the package anew: another may have been published since."""
         self._source = await asyncio.to_thread(self._open_source)
+        self._broken = None
 
     def prepare(self) -> None:
         """Make the client of the package's KMS, a third of a second's work, before the enclave asks for its key."""
@@ -124,18 +127,26 @@ class Services:
                     await tunnel.carry((reader, writer), far)
             case {"ask": Ask.STATE, "state": str(state), "code": str(code), "message": str(message)}:
                 await _reply(writer, success())
+                if state == "failed" and self._broken is not None:
+                    code, message = self._broken.code, f"{message} The feed broke off: {self._broken}"
                 await self._on_state(state, code, message)
             case _:
                 malformed("request")
 
     def _feed(self, name: str, connection: socket.socket) -> None:
-        """Send an artifact, without the event loop in between: that takes twice as long."""
+        """Send an artifact, without the event loop in between: that takes twice as long.
+
+        Raises what opening it does, as long as that can be answered; afterwards the stream just ends.
+        """
         with connection, self._source.open(name) as read:
             answer = success()
             chunk: bytes | memoryview = _LENGTH.pack(len(answer)) + answer
-            while chunk:
-                write_all(connection, chunk, deadline=time.monotonic() + _SEND_SECONDS)
-                chunk = read(_READ_BYTES)
+            try:
+                while chunk:
+                    write_all(connection, chunk, deadline=time.monotonic() + _SEND_SECONDS)
+                    chunk = read(_READ_BYTES)
+            except EphemeralMLError as error:
+                self._broken = error
 
     def _tunnel(self) -> tuple[Credentials, Address]:
         """What a tunnel is handed, and where it leads: to the KMS of this package's key, whatever the enclave says."""

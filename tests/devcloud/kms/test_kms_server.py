@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import urllib.error
-import urllib.request
 import uuid
 from pathlib import Path
 
@@ -77,29 +71,3 @@ def test_disabled_key(tmp_path: Path) -> None:
         operations.perform("GenerateDataKey", {"KeyId": arn, "KeySpec": "AES_256"}, principal)
     assert caught.value.type == "DisabledException"
     store.close()
-
-
-def test_serve_forever_stops_on_interrupt(tmp_path: Path) -> None:
-    program = textwrap.dedent(
-        """
-        import sys, pathlib
-        from ephemeralml.devcloud.kms import KmsServer
-        server = KmsServer(store=pathlib.Path(sys.argv[1]), credentials=[], roots=[])
-        print(server.url, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped", flush=True)
-        """
-    )
-    command = [sys.executable, "-W", "error::ResourceWarning", "-c", program, str(tmp_path / "keys")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        # An answered request shows that uvicorn has its signal handlers in place.
-        with pytest.raises(urllib.error.HTTPError, match="405") as caught:
-            urllib.request.urlopen(process.stdout.readline().strip(), timeout=20)
-        caught.value.close()
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
-    assert output.strip() == "stopped"
-    assert errors == ""

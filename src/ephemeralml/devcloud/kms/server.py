@@ -19,7 +19,7 @@ DEFAULT_ACCOUNT_ID: Final = "000000000000"
 
 
 class KmsServer(AppServer):
-    """A KMS on one address, over one key store. Listens from construction on; serves in a ``with`` or `serve_forever`.
+    """A KMS on one address, over one key store. Listens from construction on; serves in a ``with``.
 
     Not confidential: key material and root certificates are this machine's own.
     """

@@ -19,7 +19,7 @@ _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", re.ASCII)
 
 
 class S3Server(AppServer):
-    """An S3 on one address, over one folder. Listens from construction on; serves in a ``with`` or `serve_forever`."""
+    """An S3 on one address, over one folder. Listens from construction on; serves in a ``with``."""
 
     def __init__(
         self,
