@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,30 @@ class Deployment:
         self._policy = Policy.load(policy)
 
     @contextmanager
-    def serve(self) -> Iterator[Served]:
+    def in_s3(self) -> Iterator[tuple[str, str]]:
+        """The package pushed to an S3 that runs meanwhile: its place and the server's address.
+
+        For that while this process has the host's credentials.
+        """
+        place, world = "s3://models/benchmark", self._world
+        server, endpoint = world.start_s3()
+        before = dict(os.environ)
+        with server:
+            run(
+                *("push", str(world.folder / "package"), place, "--s3-endpoint", endpoint),
+                environment=world.environment("owner"),
+            )
+            try:
+                _set(world.environment("host"))
+                yield place, endpoint
+            finally:
+                _set(before)
+
+    @contextmanager
+    def serve(self, package: str = "", s3_endpoint: str = "") -> Iterator[Served]:
         """A host and its enclave, started now: key released by KMS, package fetched, model loaded."""
-        with self._world.host(self._world.folder / "package", self._configuration) as host:
+        options = ("--s3-endpoint", s3_endpoint) if s3_endpoint else ()
+        with self._world.host(package or self._world.folder / "package", self._configuration, *options) as host:
             ready = host.event("ready")
             yield self._served(host.pid, ready)
 
@@ -117,6 +139,11 @@ class Deployment:
 
     def _served(self, host: int, ready: dict[str, Any]) -> Served:
         return Served(ready["relay"], enclave_below(host), self._policy, _stages(ready["boot"]))
+
+
+def _set(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def enclave_below(pid: int) -> int:

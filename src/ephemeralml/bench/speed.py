@@ -11,7 +11,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final
 
-from ephemeralml.bench import figure, latency, machine, process, scaling, throughput
+from ephemeralml.bench import figure, from_s3, latency, machine, process, scaling, throughput
 from ephemeralml.bench.case import Bench, Case, Effort
 from ephemeralml.bench.soak import soak
 from ephemeralml.bench.targets import judge
@@ -29,6 +29,7 @@ CASES: Final[dict[str, Callable[[Bench], Case]]] = {
     "d": throughput.many_clients,
     "g": process.memory,
     "h": process.cold_start,
+    "j": from_s3.from_s3,
     "a": latency.one_text,
     "c": throughput.mixed_list,
     "f": throughput.arithmetic,

@@ -57,6 +57,7 @@ TARGETS: Final = (
     Target("g", "peak RSS of the enclave, int8", "peak_mb_int8", "≤", 130, "MB"),
     Target("h", "spawn to first verified answer, median", "first_answer_ms", "≤", 1200, "ms"),
     Target("h", "fetch, decrypt and load, median", "open_ms", "≤", 200, "ms"),
+    Target("j", "the feed from S3 against boto3's own download", "source_over_boto3", "≥", 0.8, "×"),
     Target("i", "RSS slope, in its standard errors", "rss_slope_in_errors", "≤", 2),
     Target("i", "p99 of the second half over the first", "p99_drift", "≤", 1.2, "×"),
 )

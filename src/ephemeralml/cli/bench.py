@@ -27,7 +27,7 @@ def speed(
     """Measure latency, throughput, scaling, memory and start, on two threads, beside other engines where installed.
 
     Cases: a one text, b the same sealed, c 128 mixed texts, d 16 clients, e cost per token, f arithmetic, g memory,
-    h cold start; i is the soak.
+    h cold start, j from S3; i is the soak.
 
     Example: ephemeralml bench speed --quick --only a,c --out bench-results
     """

@@ -169,10 +169,10 @@ class World:
         mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return mine | {"AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "kms" / "credentials"), "AWS_PROFILE": profile}
 
-    def host(self, package: Path, configuration: Path) -> Process:
-        """Start a host with an enclave; not yet ready."""
+    def host(self, package: Path | str, configuration: Path, *options: str) -> Process:
+        """Start a host with an enclave; not yet ready. `package`: its folder, or its place in S3."""
         return self.start(
-            *("host", "run", str(package), "--configuration", str(configuration), "--root", str(self.root)),
+            *("host", "run", str(package), *options, "--configuration", str(configuration), "--root", str(self.root)),
             *("--kms-endpoint", self.kms_url, "--relay", "tcp://127.0.0.1:0", "--json"),
             log="host.log",
             environment=self.environment("host"),
