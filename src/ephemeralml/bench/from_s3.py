@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
+import boto3
+
 from ephemeralml.bench.case import Bench, Case
 from ephemeralml.bench.timing import median, ratio_of_medians
-from ephemeralml.host.s3.client import Location, make_client
+from ephemeralml.host.s3.client import Location
 from ephemeralml.host.s3.source import S3Source
 from ephemeralml.inference.encoder import WEIGHTS_FILE
 from ephemeralml.package import Manifest
@@ -39,7 +41,7 @@ def from_s3(bench: Bench) -> Case:
     with deployment.in_s3() as (place, endpoint):
         location = Location.parse(place)
         manifest = Manifest.verify(S3Source(place, endpoint_url=endpoint).manifest(), owner=None)
-        client = make_client(endpoint)
+        client = boto3.session.Session().client("s3", endpoint_url=endpoint)
         key = location.artifact(manifest.package_id, WEIGHTS_FILE)
         plain: list[float] = []
         ours: list[float] = []
