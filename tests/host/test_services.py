@@ -118,6 +118,15 @@ def test_a_feed_that_breaks_off_just_ends_and_its_reason_is_the_operators(packag
     assert host.states == [("failed", "s3.unreachable", "It ends. The feed broke off: S3 went away")]
 
 
+def test_what_nobody_foresaw_is_answered_without_a_traceback(package: Path, tmp_path: Path) -> None:
+    class Broken(FolderSource):
+        def manifest(self) -> bytes:
+            raise RuntimeError("a secret")
+
+    answer, _ = Host(Broken(package), tmp_path).ask({"ask": Ask.MANIFEST.value})
+    assert answer == {"error": {"code": "internal", "message": "the host failed on this request (RuntimeError)"}}
+
+
 def test_state_is_told(host: Host) -> None:
     asked = {"ask": Ask.STATE.value, "state": "failed", "code": "a.b", "message": "why"}
     assert host.ask(asked) == ({"ok": {}}, b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from enum import StrEnum
@@ -63,6 +64,8 @@ def run(
 
     On AWS: ephemeralml host run package --platform nitro --eif enclave.eif --measurements measurements.json
     """
+    # Until there is an enclave to replace, and where others start it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     from ephemeralml.cli.policy import read_measurements  # noqa: PLC0415
     from ephemeralml.host.nitro import SERVICES, NitroLauncher  # noqa: PLC0415
     from ephemeralml.host.run import HostPlan, run_host  # noqa: PLC0415

@@ -21,6 +21,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
+from ephemeralml.host.bounded import bound_answers
 from ephemeralml.session.kms_errors import bad_answer, no_credentials, refused
 
 _PATIENT: Final = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
@@ -41,6 +42,8 @@ class KmsCalls:
                 session.client("kms", region_name=region, endpoint_url=endpoint_url, config=config)
                 for config in (_PATIENT, _BRIEF)
             )
+            for client in (self._patient, self._brief):
+                bound_answers(client)
         except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(
                 f"no KMS client for {endpoint_url or region}: {error}", code="kms.client"
@@ -66,7 +69,7 @@ def _call(client: Any, operation: str, parameters: Mapping[str, object]) -> Mapp
     except _CREDENTIAL_ERRORS as error:
         raise no_credentials() from error
     # botocore lets its parsers' own errors through when the answer is not KMS's.
-    except (ResponseParserError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ResponseParserError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise bad_answer("it is not an answer of KMS") from error
     except BotoCoreError as error:
         raise KeyReleaseError(

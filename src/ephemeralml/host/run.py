@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,8 +77,8 @@ async def run_host(
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(relay.close)
             stack.callback(relay_server.close)
-            preparing = asyncio.get_running_loop().run_in_executor(None, services.prepare)
-            stack.callback(preparing.cancel)
+            # Not the loop's own executor: nothing waits for a silent S3 or KMS when the host is told to stop.
+            threading.Thread(target=services.prepare, name="prepare", daemon=True).start()
             if launcher is not None:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, supervisor.replace)
             await _until_stopped(asyncio.ensure_future(supervisor.run()))

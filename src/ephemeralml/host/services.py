@@ -29,6 +29,8 @@ _LENGTH = struct.Struct(">I")
 _ASK_SECONDS = 10
 _SEND_SECONDS = 60
 _LAST_SECONDS = 5
+# Many times what an enclave opens at once.
+_MAX_CONNECTIONS = 64
 # An artifact is read from disk in pieces of this size, many times what one write carries.
 _READ_BYTES = 16 * WRITE_BYTES
 
@@ -58,12 +60,14 @@ class Services:
         self._kms_endpoint = kms_endpoint
         self._kms_tunnel = kms_tunnel
         self._on_state = on_state
-        self._kms: dict[str, KmsClient] = {}
+        # For one region: a package has one key.
+        self._kms: tuple[str, KmsClient] | None = None
         self._making = threading.Lock()
+        self._connections = 0
 
     async def renew(self) -> None:
         """Look at the package anew: another may have been published since."""
-        self._source = await asyncio.to_thread(self._open_source)
+        self._source = await _in_own_thread(self._open_source)
         self._broken = None
 
     def prepare(self) -> None:
@@ -78,12 +82,16 @@ class Services:
 
         region = key_region(key_arn)
         with self._making:
-            if region not in self._kms:
-                self._kms[region] = KmsClient(region=region, endpoint_url=self._kms_endpoint)
-            return self._kms[region]
+            if self._kms is None or self._kms[0] != region:
+                self._kms = region, KmsClient(region=region, endpoint_url=self._kms_endpoint)
+            return self._kms[1]
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: one question, one answer."""
+        if self._connections >= _MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._connections += 1
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
@@ -96,7 +104,12 @@ class Services:
                 await _reply(writer, failure(error.code, str(error)))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass
+        # What S3 or KMS can make a library raise: this connection's business alone.
+        except Exception as error:  # noqa: BLE001
+            with suppress(OSError):
+                await _reply(writer, failure("internal", f"the host failed on this request ({type(error).__name__})"))
         finally:
+            self._connections -= 1
             writer.close()
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_LAST_SECONDS):
@@ -113,7 +126,7 @@ class Services:
             malformed("request")
         match value:
             case {"ask": Ask.MANIFEST}:
-                await _reply(writer, success(manifest=await asyncio.to_thread(self._source.manifest)))
+                await _reply(writer, success(manifest=await _in_own_thread(self._source.manifest)))
             case {"ask": Ask.ARTIFACT, "name": str(name)}:
                 # Nothing waits in the transport: this connection has not been answered yet.
                 connection = writer.get_extra_info("socket").dup()

@@ -24,6 +24,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from ephemeralml.errors import ConfigurationError, PackageError
+from ephemeralml.host.bounded import bound_answers
 from ephemeralml.package.manifest import is_artifact_name
 from ephemeralml.package.source import ARTIFACT_SUFFIX, MANIFEST_FILE
 
@@ -131,9 +132,11 @@ def make_client(endpoint_url: str | None) -> Any:
     )
     try:
         # A session of its own: boto3's default one is global state.
-        return boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
+        client = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError(f"no S3 client for {endpoint_url or 'AWS'}: {error}", code="s3.client") from error
+    bound_answers(client)
+    return client
 
 
 @contextmanager
@@ -150,7 +153,7 @@ def explained(url: str) -> Iterator[None]:
     except (BotoCoreError, HTTPError) as error:
         raise unreachable(url, type(error).__name__) from error
     # botocore lets its parsers' own errors through when the answer is not S3's.
-    except (ResponseParserError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+    except (ResponseParserError, ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
         raise bad_answer(url, "it is not an answer of S3") from error
 
 
