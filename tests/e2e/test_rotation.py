@@ -149,12 +149,13 @@ def test_a_package_moves_to_a_new_key(tmp_path: Path, tiny_model: Path) -> None:
         create = ("kms", "create-key", "--measurements", str(measured), "--endpoint", world.kms_url)
         from_key, to_key = (run(*create, environment=owner).strip() for _ in range(2))
         kms = ("--kms-endpoint", world.kms_url)
-        run(
+        packed = run(
             *("pack", str(tiny_model), str(old), "--key", key, "--version", "1", "--model-id", "tiny"),
             *("--kms-key", from_key, *kms),
             environment=owner,
         )
-        rewrap = ("rewrap", str(old), str(new), "--key", key, "--kms-key", to_key, *kms)
+        digest = packed.split()[-1]
+        rewrap = ("rewrap", str(old), str(new), "--from", digest, "--key", key, "--kms-key", to_key, *kms)
 
         # Neither the owner nor the host may move a data key before the keys' policies say so.
         for profile in ("owner", "host"):
@@ -163,6 +164,8 @@ def test_a_package_moves_to_a_new_key(tmp_path: Path, tiny_model: Path) -> None:
         run("keygen", str(tmp_path / "other.key"))
         with pytest.raises(WorldError, match=r"\[manifest\.owner\]"):
             run(*(part if part != key else str(tmp_path / "other.key") for part in rewrap), environment=owner)
+        with pytest.raises(WorldError, match=r"\[package\.digest\]"):
+            run(*(part if part != digest else digest[::-1] for part in rewrap), environment=owner)
         assert not new.exists()
         client = stack.enter_context(keys_of(world))
         release = {arn: json.loads(client.get_key_policy(KeyId=arn)["Policy"]) for arn in (from_key, to_key)}
@@ -175,6 +178,7 @@ def test_a_package_moves_to_a_new_key(tmp_path: Path, tiny_model: Path) -> None:
         before, after = (Manifest.verify(FolderSource(folder).manifest(), owner=None) for folder in (old, new))
         assert (after.version, after.key.key_arn) == (2, to_key)
         assert after.digest.hex() in said
+        assert "version 1, now version 2" in said
         assert before.package_id == after.package_id
         expected = Encoder.from_folder(tiny_model).encode(["a text"])
         policies = {manifest.version: policy_for(world, measured, manifest) for manifest in (before, after)}

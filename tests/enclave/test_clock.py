@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ephemeralml.codec import cbor
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
-from ephemeralml.enclave.clock import MAX_DIFFERENCE_SECONDS, Clock, require_clock_source
+from ephemeralml.enclave.clock import MAX_ANSWER_SECONDS, MAX_DIFFERENCE_SECONDS, Clock, require_clock_source
 from ephemeralml.enclave.security_module import SecurityModule, SecurityModuleError
 from ephemeralml.errors import PlatformError
 
@@ -27,8 +27,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: UNIX)
 
 
-def compare(clock: Clock, ahead: float, *, took: float = 0) -> None:
-    clock.compare(NOW + timedelta(seconds=ahead), asked=UNIX - took / 2, answered=UNIX + took / 2)
+def compare(clock: Clock, ahead: float, *, asked: float = 0, took: float = 0) -> None:
+    """A document of a module `ahead` of the system's clock as it was at the answer."""
+    clock.compare(NOW + timedelta(seconds=ahead), asked=asked, answered=asked + took, system=UNIX)
 
 
 @pytest.mark.usefixtures("stopped")
@@ -61,21 +62,66 @@ def test_no_time_is_told_before_the_first_document() -> None:
 
 
 @pytest.mark.usefixtures("stopped")
-def test_a_slow_module_is_no_difference() -> None:
+def test_the_while_a_document_took_is_no_difference() -> None:
     clock = Clock()
-    compare(clock, 100, took=300)
+    compare(clock, -8, took=8)
     assert clock.now() == UNIX
-    compare(clock, 160, took=300)
-    assert clock.now() == UNIX + 10
+    compare(clock, -10, took=8)
+    assert clock.now() == UNIX - 2
+    compare(clock, 3, took=8)
+    assert clock.now() == UNIX + 3
+    compare(clock, -MAX_DIFFERENCE_SECONDS - MAX_ANSWER_SECONDS, took=MAX_ANSWER_SECONDS)
+    assert clock.now() == UNIX - MAX_DIFFERENCE_SECONDS
 
 
-@given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.floats(0, 1e6))
-def test_the_difference_is_never_more_than_to_either_end(ahead: float, before: float, after: float) -> None:
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize("took", [MAX_ANSWER_SECONDS + 0.001, 300, 86400])
+def test_a_document_that_took_too_long_is_refused_and_says_nothing(took: float) -> None:
     clock = Clock()
-    stamp = NOW + timedelta(seconds=ahead)
-    far = max(ahead - after, -before - ahead, 0)
+    for known in (False, True):
+        with pytest.raises(PlatformError) as caught:
+            compare(clock, -took / 2, took=took)
+        assert caught.value.code == "clock.slow"
+        if known:
+            assert clock.now() == UNIX + 5
+        else:
+            with pytest.raises(PlatformError):
+                clock.now()
+        compare(clock, 5)
+
+
+@pytest.mark.usefixtures("stopped")
+def test_drift_is_drift_however_long_the_document_took() -> None:
+    clock = Clock()
+    compare(clock, 5)
+    with pytest.raises(PlatformError) as caught:
+        compare(clock, 86400, took=300)
+    assert caught.value.code == "clock.drift"
+    with pytest.raises(PlatformError):
+        clock.now()
+
+
+@pytest.mark.usefixtures("stopped")
+def test_what_was_asked_last_counts_whatever_comes_last() -> None:
+    clock = Clock()
+    with pytest.raises(PlatformError):
+        compare(clock, 600, asked=2)
+    compare(clock, 0, asked=1, took=5)
+    with pytest.raises(PlatformError) as caught:
+        clock.now()
+    assert caught.value.code == "clock.drift"
+    compare(clock, 1, asked=3)
+    # Refused all the same, but the clock agreed since.
+    with pytest.raises(PlatformError):
+        compare(clock, 600, asked=2.5, took=5)
+    assert clock.now() == UNIX + 1
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, MAX_ANSWER_SECONDS))
+def test_the_difference_is_never_more_than_to_either_end(ahead: float, took: float) -> None:
+    far = max(ahead, -took - ahead, 0)
     try:
-        clock.compare(stamp, asked=UNIX - before, answered=UNIX + after)
+        compare(Clock(), ahead, took=took)
     except PlatformError:
         assert far > MAX_DIFFERENCE_SECONDS - 1e-3
     else:
@@ -106,6 +152,47 @@ def test_every_document_sets_the_clock() -> None:
         local.attest()
     with pytest.raises(PlatformError):
         local.clock.now()
+
+
+@pytest.mark.parametrize("step", [86400, -86400])
+def test_a_step_of_the_system_s_clock_while_a_document_is_made_is_seen(
+    monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """Measured with the clock that stepped, the step would be the while the document took."""
+
+    class Stepping(Local):
+        def _exchange(self, request: bytes) -> bytes:
+            answer = super()._exchange(request)
+            now = time.time() + step
+            monkeypatch.setattr(time, "time", lambda: now)
+            return answer
+
+    local = Stepping(timedelta())
+    with pytest.raises(PlatformError) as caught:
+        local.attest()
+    assert caught.value.code == "clock.drift"
+    with pytest.raises(PlatformError):
+        local.clock.now()
+
+
+def test_a_document_that_is_overtaken_undoes_nothing() -> None:
+    class Overtaken(Local):
+        overtaken = False
+
+        def _exchange(self, request: bytes) -> bytes:
+            answer = super()._exchange(request)
+            if not self.overtaken:
+                self.overtaken = True
+                self.ahead = timedelta(hours=1)
+                with pytest.raises(PlatformError):
+                    self.attest()
+            return answer
+
+    local = Overtaken(timedelta())
+    local.attest()
+    with pytest.raises(PlatformError) as caught:
+        local.clock.now()
+    assert caught.value.code == "clock.drift"
 
 
 def test_what_is_no_document_sets_nothing() -> None:

@@ -65,8 +65,11 @@ def run(package: Packed, out: Path, new_key: NewKey, owner_key: Ed25519PrivateKe
     """`rewrap` with the arguments given instead of the usual ones."""
 
     def call(**changes: Any) -> Manifest:
-        arguments: dict[str, Any] = {"owner_key": owner_key, "keys": new_key, **changes}
-        return rewrap(arguments.pop("source", package.source), arguments.pop("out", out), **arguments)
+        usual = {"digest": package.manifest.digest, "owner_key": owner_key, "keys": new_key}
+        arguments: dict[str, Any] = {**usual, **changes}
+        old, new = rewrap(arguments.pop("source", package.source), arguments.pop("out", out), **arguments)
+        assert old.digest == arguments["digest"]
+        return new
 
     return call
 
@@ -127,8 +130,22 @@ def test_the_version_is_above_the_old_one(run: Run, package: Packed, out: Path, 
     with refusal(out, PackageError, "manifest.malformed"):
         run(version=2**63)
     assert new_key.asked == []
-    assert run(version=7).version == 7
-    assert run(source=FolderSource(out), out=out.with_name("next")).version == 8
+    seventh = run(version=7)
+    assert seventh.version == 7
+    assert run(source=FolderSource(out), digest=seventh.digest, out=out.with_name("next")).version == 8
+
+
+def test_a_rollback_is_not_signed(run: Run, package: Packed, out: Path, new_key: NewKey, owner: bytes) -> None:
+    """An older package of the same owner, put where the newer one was, must not become the newest version."""
+    newer = run()
+    shutil.rmtree(out)
+    shutil.copytree(package.folder, out)
+    assert Manifest.verify(FolderSource(out).manifest(), owner=owner).version < newer.version
+    new_key.asked.clear()
+    for wrong in (newer.digest, bytes(32), b"", package.manifest.digest[:-1]):
+        with refusal(out, PackageError, "package.digest"):
+            run(source=FolderSource(out), digest=wrong, out=out.with_name("next"))
+    assert new_key.asked == []
 
 
 def test_another_owner_s_package_is_not_signed(run: Run, out: Path, new_key: NewKey) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ephemeralml.errors import ModelError
+from ephemeralml.errors import ConfigurationError, ModelError
 from ephemeralml.package import FolderSource, generate_owner_key, load_owner_key, pack, read_model_spec, rewrap
 from ephemeralml.package.model import CONFIG_FILES
 
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 _WEIGHTS = "model.safetensors"
+_DIGEST_HEX = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Precision(StrEnum):
@@ -86,6 +88,7 @@ def rewrap_package(
     package: Annotated[Path, typer.Argument(help="The package as it is.")],
     out: Annotated[Path, typer.Argument(help="The new package's folder; must not exist.")],
     *,
+    digest: Annotated[str, typer.Option("--from", metavar="DIGEST", help="Its model digest, as pack printed it.")],
     key: Annotated[Path, typer.Option(help="The owner's private key, the one the package is signed with.")],
     kms_key: Annotated[str, typer.Option(help="ARN of the KMS key that is to guard the model.")],
     version: Annotated[int | None, typer.Option(min=1, help="Above the package's; default: the next.")] = None,
@@ -93,19 +96,24 @@ def rewrap_package(
 ) -> None:
     """Put a package's data key under another KMS key, without encrypting the weights again.
 
-    Example: ephemeralml rewrap ./package ./package-2 --key owner.key --kms-key arn:aws:kms:…
+    Example: ephemeralml rewrap ./package ./package-2 --from 3f1c… --key owner.key --kms-key arn:aws:kms:…
     """
     from ephemeralml.host.kms import KmsKeyRewrapper  # noqa: PLC0415 - boto3 takes a third of a second
 
-    manifest = rewrap(
+    if _DIGEST_HEX.fullmatch(digest) is None:
+        raise ConfigurationError(
+            "--from takes a model digest: the 64 hex digits that pack printed", code="package.digest"
+        )
+    old, new = rewrap(
         FolderSource(package),
         out,
+        digest=bytes.fromhex(digest),
         owner_key=load_owner_key(key),
         keys=KmsKeyRewrapper(kms_key, endpoint_url=kms_endpoint),
         version=version,
     )
-    print(f"rewrapped {manifest.model_id}, now version {manifest.version}, under {manifest.key.key_arn}")
-    print(f"model digest {manifest.digest.hex()}")
+    print(f"rewrapped {new.model_id} version {old.version}, now version {new.version}, under {new.key.key_arn}")
+    print(f"model digest {new.digest.hex()}")
 
 
 def _configs(folder: Path) -> dict[str, bytes]:

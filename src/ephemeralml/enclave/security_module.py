@@ -64,17 +64,18 @@ class SecurityModule(ABC):
     ) -> bytes:
         """A fresh attestation document carrying the three fields.
 
-        Raises `PlatformError` when its time and the system's clock are too far apart.
+        Raises `PlatformError` when its time and the system's clock are too far apart, or it took too long to tell.
         """
-        asked = time.time()
+        asked = time.monotonic()
         answer = self._ask("Attestation", user_data=user_data, nonce=nonce, public_key=public_key)
-        answered = time.time()
+        # In this order, so that a pause between the two only widens the while.
+        system, answered = time.time(), time.monotonic()
         document = _bytes(answer, "document")
         try:
             stamp = AttestationDocument.parse(document).timestamp
         except AttestationError as error:
             raise _failed(f"a document that is none ({error.code})") from error
-        self.clock.compare(stamp, asked=asked, answered=answered)
+        self.clock.compare(stamp, asked=asked, answered=answered, system=system)
         return document
 
     def pcr(self, index: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import os
 import time
 from pathlib import Path
@@ -32,25 +33,35 @@ def rewrap(
     source: ArtifactSource,
     out: str | os.PathLike[str],
     *,
+    digest: bytes,
     owner_key: Ed25519PrivateKey,
     keys: KeyRewrapper,
     version: int | None = None,
-) -> Manifest:
+) -> tuple[Manifest, Manifest]:
     """Copy the package `source` to the new folder `out` with its DEK under another key, and sign its new manifest.
 
+    Returns the old manifest and the new one. `digest` is the old one's model digest, as its owner knows it: where the
+    package is kept, an older one that the owner signed too may have been put in its place.
     The DEK is seen by nobody but the key service, and so nothing is decrypted: of each file, size and header are
     checked. The rest of the old manifest is kept, but for the creation time and the version. A version names one
     manifest, so that a floor of the new one shuts the old out: `version` is above the old one, by default the next.
     `out` appears whole or not at all.
 
-    Raises `PackageError` for a manifest that is not by the owner of `owner_key` (``manifest.…``), for what `source`
-    cannot give (``package.missing``, ``.unreadable``, ``artifact.truncated``, ``.extended``, ``.header``), for
-    `version` (``package.version``, ``manifest.malformed``) and for `out` (``package.exists``, ``.no_space``, ``.io``);
-    and what `keys` does.
+    Raises `PackageError` for a manifest that is not by the owner of `owner_key` (``manifest.…``) or not the one meant
+    (``package.digest``), for what `source` cannot give (``package.missing``, ``.unreadable``, ``artifact.truncated``,
+    ``.extended``, ``.header``), for `version` (``package.version``, ``manifest.malformed``) and for `out`
+    (``package.exists``, ``.no_space``, ``.io``); and what `keys` does.
     """
     target = Path(out)
     check_free(target)
     old = Manifest.verify(source.manifest(), owner=owner_key.public_key().public_bytes_raw())
+    # It would get the owner's signature on a version above every floor.
+    if not hmac.compare_digest(old.digest, digest):
+        raise PackageError(
+            f"the package has another model digest than the one to rewrap: it is version {old.version}, "
+            f"{old.digest.hex()}; unless that is a slip, somebody replaced it",
+            code="package.digest",
+        )
     version = old.version + 1 if version is None else version
     if version <= old.version:
         raise PackageError(
@@ -72,7 +83,7 @@ def rewrap(
         with (work / MANIFEST_FILE).open("xb") as file:
             file.write(signed)
             sync(file)
-    return new
+    return old, new
 
 
 def _copy(read: Reader, file: BinaryIO, artifact: Artifact, package_id: bytes) -> None:
