@@ -102,7 +102,7 @@ class Running:
 
     async def _serve(self, enclave: Enclave, batcher: Batcher) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = Server(enclave.booted, batcher=batcher)
+        self.server = Server(enclave.booted, batcher=batcher, on_refusing=pytest.fail)
 
         async def ready(_: Address) -> None:
             self._ready.set()

@@ -78,7 +78,7 @@ def security_module(*, device: Path, descriptor: int | None) -> SecurityModule:
 
 
 async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream) -> None:
-    server = Server(booted, batcher=batcher)
+    server = Server(booted, batcher=batcher, on_refusing=_print_refusing)
 
     async def ready(address: Address) -> None:
         stages = ", ".join(f"{name} {value:.0f} ms" for name, value in booted.stages.items())
@@ -103,6 +103,10 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
         await serving
     except asyncio.CancelledError:
         return
+
+
+def _print_refusing(code: str) -> None:
+    print(f"enclave: refusing handshakes [{code}]", file=sys.stderr, flush=True)
 
 
 def _print_nothing(*_: object) -> None:

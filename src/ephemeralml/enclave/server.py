@@ -12,7 +12,8 @@ from ephemeralml.enclave.boot import Booted
 from ephemeralml.enclave.budget import Budget
 from ephemeralml.enclave.connection import Connection, unavailable
 from ephemeralml.enclave.issuer import Issuer
-from ephemeralml.errors import BusyError
+from ephemeralml.enclave.security_module import SecurityModuleError
+from ephemeralml.errors import BusyError, PlatformError
 from ephemeralml.inference import Batcher
 from ephemeralml.session.handshake import EnclaveHandshake
 from ephemeralml.session.hpke import HpkeKey
@@ -21,9 +22,12 @@ from ephemeralml.session.transport import Address, serve
 
 
 class Server:
-    """Serves a booted enclave until it is drained, or cancelled: then all connections are cut."""
+    """Serves a booted enclave until it is drained, or cancelled: then all connections are cut.
 
-    def __init__(self, booted: Booted, *, batcher: Batcher) -> None:
+    It stays up when the platform lets it show no evidence: `on_refusing` hears the code, once for each reason.
+    """
+
+    def __init__(self, booted: Booted, *, batcher: Batcher, on_refusing: Callable[[str], None]) -> None:
         self._booted = booted
         self._batcher = batcher
         self._issuer = Issuer(booted)
@@ -32,6 +36,8 @@ class Server:
         self._handshakes = asyncio.Semaphore(self._limits.handshakes)
         self._connections: set[_Counted] = set()
         self._draining = asyncio.Event()
+        self._on_refusing = on_refusing
+        self._refusing: set[str] = set()
         # One for all connections: the loop fills it and hands it over in one step.
         self._buffer = memoryview(bytearray(WRITE_BYTES))
         self._key = HpkeKey()
@@ -100,7 +106,14 @@ class Server:
     async def _show_evidence(self, handshake: EnclaveHandshake, nonce: bytes) -> tuple[bytes, bytes]:
         # The security module is one device that takes milliseconds: not on the loop, and not for everybody at once.
         async with self._handshakes:
-            return await asyncio.to_thread(partial(handshake.evidence, nonce, attest=self._attest))
+            try:
+                return await asyncio.to_thread(partial(handshake.evidence, nonce, attest=self._attest))
+            except (PlatformError, SecurityModuleError) as error:
+                # Not at each handshake, or clients could fill the console.
+                if error.code not in self._refusing:
+                    self._refusing.add(error.code)
+                    self._on_refusing(error.code)
+                raise
 
     def _attest(self, user_data: bytes, nonce: bytes) -> bytes:
         key = self._booted.receipt_key.public_key().public_bytes_raw()
