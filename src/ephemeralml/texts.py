@@ -1,4 +1,4 @@
-"""What counts as a list of texts, the same for client, tokenizer and batcher."""
+"""What counts as a list of texts, for client, tokenizer and batcher alike; and other people's text made harmless."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def check_texts(texts: Iterable[str]) -> tuple[str, ...]:
         except UnicodeEncodeError:
             raise RequestError(f"text {index} has a lone surrogate: not Unicode text", code="request.unicode") from None
     return checked
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """Somebody else's text for a terminal, a log or a message: `limit` characters of it, and nothing that a terminal
+    obeys or that begins a line: control characters, line breaks and overrides of direction become ``?``.
+    """
+    return "".join(character if character.isprintable() else "?" for character in text[:limit])

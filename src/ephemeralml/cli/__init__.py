@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from ephemeralml.errors import ConfigurationError, EphemeralMLError, PolicyError
+from ephemeralml.texts import printable
 
 
 def main() -> None:
@@ -28,7 +29,8 @@ def main() -> None:
 def complain(error: EphemeralMLError | OSError) -> None:
     """Say on standard error, in one line, what went wrong."""
     if isinstance(error, EphemeralMLError):
-        print(f"ephemeralml: {error} [{error.code}]", file=sys.stderr)
+        # It may quote what a host, a service or a file said.
+        print(f"ephemeralml: {printable(str(error))} [{printable(error.code)}]", file=sys.stderr)
     else:
         where = f"{error.filename}: " if error.filename else ""
         print(f"ephemeralml: {where}{error.strerror or error}", file=sys.stderr)

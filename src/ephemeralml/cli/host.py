@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ephemeralml.session.transport import Address
+from ephemeralml.texts import printable
 
 if TYPE_CHECKING:
     from ephemeralml.errors import EphemeralMLError
@@ -147,4 +148,5 @@ def _local(configuration: Path, root: Path, folder: Path, services: Address) -> 
 
 
 def _plain(values: dict[str, object]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    # An enclave's words are whoever's reached this host's services.
+    return ", ".join(f"{name.replace('_', ' ')} {printable(str(value))}" for name, value in values.items())

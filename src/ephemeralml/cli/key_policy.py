@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ephemeralml.cli.policy import read_measurements
+from ephemeralml.texts import printable
 
 _MAX_BYTES = 64 * 1024
 
@@ -87,7 +88,7 @@ def check(
     else:
         for label, items in (("HOLE", holes), ("note", notes)):
             for item in items:
-                print(f"{label}  {item.where}: {item.message} [{item.code}]")
+                print(f"{label}  {printable(item.where)}: {printable(item.message)} [{item.code}]")
         print(f"holes: {len(holes)}" if holes else "no hole found")
     if holes:
         raise typer.Exit(1)

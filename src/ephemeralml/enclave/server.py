@@ -56,6 +56,8 @@ class Server:
             server.close()
             for connection in set(self._connections):
                 connection.transport.abort()
+            # The loop closes their sockets at its next turn.
+            await asyncio.sleep(0)
 
     def drain(self) -> bool:
         """Let `serve` end when all is answered that is in work; false when it was told so before."""

@@ -14,6 +14,7 @@ import numpy as np
 from ephemeralml.codec import cbor
 from ephemeralml.errors import CodecError, SessionError
 from ephemeralml.session.limits import RECORD_FRAME_BYTES
+from ephemeralml.texts import printable
 
 SALT_BYTES = 16
 NONCE_BYTES = 32
@@ -200,8 +201,4 @@ class Notice:
         code, message = value["code"], value["message"]
         if not isinstance(code, str) or not isinstance(message, str):
             _malformed("notice")
-        return cls(_printable(code, 64), _printable(message, 400))
-
-
-def _printable(text: str, limit: int) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text[:limit])
+        return cls(printable(code, 64), printable(message, 400))

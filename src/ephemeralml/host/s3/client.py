@@ -35,6 +35,7 @@ ATTEMPTS: Final = 3
 CONNECTIONS: Final = 32
 
 _URL: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.ASCII)
+_KIND: Final = re.compile(r"\w{1,64}", re.ASCII)
 _CREDENTIAL_ERRORS: Final = (CredentialRetrievalError, NoCredentialsError, PartialCredentialsError)
 
 # S3's error code, or the status where an answer has no body → our code; what to do, by our code.
@@ -145,7 +146,8 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        kind = str(error.response.get("Error", {}).get("Code", "unknown"))
+        said = str(error.response.get("Error", {}).get("Code", ""))
+        kind = said if _KIND.fullmatch(said) else "unknown"
         code = _CODES.get(kind, "refused")
         raise PackageError(f"S3 refused {url} ({kind}): {_ADVICE[code]}", code=f"s3.{code}") from error
     except _CREDENTIAL_ERRORS as error:
