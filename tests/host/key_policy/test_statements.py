@@ -98,6 +98,8 @@ def test_actions(listed: dict[str, Any], *, covered: bool) -> None:
         ({"StringEquals": {"KMS:recipientattestation:imageSHA384": PCR.upper()}}, {0: {PCR}}),
         ({"StringEqualsIgnoreCase": {"kms:RecipientAttestation:PCR0": [PCR, "00"]}}, {0: {PCR, "00"}}),
         ({"StringEquals": {IMAGE: [PCR, "00"]}, "StringLike": {IMAGE: [PCR]}}, {0: {PCR}}),
+        # Conditions that exclude each other hide no value.
+        ({"StringEquals": {IMAGE: "00", IMAGE.upper().replace("KMS", "kms"): PCR}}, {0: {PCR, "00"}}),
         ({"StringLike": {"kms:RecipientAttestation:PCR31": PCR}}, {31: {PCR}}),
         ({"StringLike": {IMAGE: [PCR, "*"]}}, {}),
         ({"StringLike": {IMAGE: "a?"}}, {}),

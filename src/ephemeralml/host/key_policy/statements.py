@@ -71,13 +71,14 @@ class Statement:
 
     @property
     def registers(self) -> Mapping[int, frozenset[str]]:
-        """PCR index to the values that are named for it, in lower-case hex; only what binds without exception."""
+        """PCR index to the values one of which it must have, in lower-case hex; only what binds without exception."""
         bound: dict[int, frozenset[str]] = {}
         for condition in self.conditions:
             if (index := condition.register) is not None and condition.exact:
                 values = frozenset(value.lower() for value in condition.values)
-                # All conditions of a statement must hold, but none of their values may go unseen.
-                bound[index] = bound.get(index, values) | values
+                before = bound.get(index, values)
+                # All conditions of a statement must hold; where they exclude each other, none may go unseen.
+                bound[index] = (before & values) or (before | values)
         return bound
 
 
