@@ -240,9 +240,10 @@ def test_a_package_moves_to_a_new_key(tmp_path: Path, tiny_model: Path) -> None:
 def keys_of(world: World) -> Iterator[Any]:
     """boto3's KMS client with the owner's credentials."""
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in world.environment("owner").items():
-            patched.setenv(name, value)
-        client = boto3.session.Session().client("kms", endpoint_url=world.kms_url, region_name="us-east-1")
+        # A profile by name goes before keys in the environment, where another deployment may have put its own.
+        patched.setenv("AWS_SHARED_CREDENTIALS_FILE", world.environment("owner")["AWS_SHARED_CREDENTIALS_FILE"])
+        session = boto3.session.Session(profile_name="owner")
+        client = session.client("kms", endpoint_url=world.kms_url, region_name="us-east-1")
     try:
         yield client
     finally:
