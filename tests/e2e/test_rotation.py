@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -205,11 +204,10 @@ def test_a_package_moves_to_a_new_key(tmp_path: Path, tiny_model: Path) -> None:
 def keys_of(world: World) -> Iterator[Any]:
     """boto3's KMS client with the owner's credentials."""
     with pytest.MonkeyPatch.context() as patched:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patched.delenv(name)
-        for name, value in world.environment("owner").items():
-            patched.setenv(name, value)
-        client = boto3.session.Session().client("kms", endpoint_url=world.kms_url, region_name="us-east-1")
+        # A profile by name goes before keys in the environment, where another deployment may have put its own.
+        patched.setenv("AWS_SHARED_CREDENTIALS_FILE", world.environment("owner")["AWS_SHARED_CREDENTIALS_FILE"])
+        session = boto3.session.Session(profile_name="owner")
+        client = session.client("kms", endpoint_url=world.kms_url, region_name="us-east-1")
     try:
         yield client
     finally:

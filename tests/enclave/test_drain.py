@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import gated
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frames import read_frame
-from samples import OWNER, PCRS, make_manifest
+from gated import Gate, GatedEnclave, await_, policy
 from sealed import PATIENCE, Session, request
 
 from ephemeralml.attestation import Policy
-from ephemeralml.devcloud import hypervisor
-from ephemeralml.devcloud.nsm import SoftwareNsm
-from ephemeralml.devcloud.root import DevelopmentRoot
-from ephemeralml.enclave import __main__ as program
 from ephemeralml.enclave import connection as module
-from ephemeralml.enclave.boot import Booted
-from ephemeralml.enclave.configuration import Configuration
-from ephemeralml.enclave.security_module import SocketSecurityModule
 from ephemeralml.enclave.server import Server
-from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import TransportError
-from ephemeralml.inference import Batcher, Encoder
+from ephemeralml.inference import Batcher
 from ephemeralml.session.blocking import write_all
 from ephemeralml.session.frames import HEADER, FrameType
 from ephemeralml.session.handshake import ClientHandshake
@@ -41,68 +32,20 @@ from ephemeralml.session.messages import Notice, Response
 from ephemeralml.session.transport import Address, connect
 
 
-def await_(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-class Enclave:
-    """A real enclave, but for its process; its engine waits while `go` is not set, as in the middle of a long run."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        root = DevelopmentRoot.create()
-        ours, theirs = socket.socketpair()
-        threading.Thread(target=hypervisor._serve_nsm, args=(ours, SoftwareNsm(root, PCRS)), daemon=True).start()
-        self._nsm = theirs
-        self.policy = Policy.insecure_any_measurement(extra_roots=[root.der])
-        self.listen = Address("unix", path=f"{folder}/enclave")
-        self.address = str(self.listen)
-        self.go = threading.Event()
-        self.go.set()
-        self.entered = threading.Event()
-        self.embedded = 0
-        encoder = Encoder.from_folder(model)
-        engine = encoder.run
-
-        def run(ids: Sequence[Sequence[int]]) -> np.ndarray:
-            self.entered.set()
-            assert self.go.wait(PATIENCE)
-            self.embedded += len(ids)
-            return engine(ids)
-
-        encoder.run = run  # type: ignore[method-assign]
-        manifest = make_manifest(model_id="tiny", dimension=encoder.dimension)
-        self.booted = Booted(
-            configuration=Configuration(model_owner=OWNER.public_key().public_bytes_raw()),
-            module=SocketSecurityModule(theirs),
-            manifest=manifest,
-            signed_manifest=manifest.sign(OWNER),
-            encoder=encoder,
-            boot_id=b"b" * 16,
-            receipt_key=Ed25519PrivateKey.generate(),
-            stages={},
-        )
-
-    def close(self) -> None:
-        self.go.set()
-        self._nsm.close()
-
-
 class Running:
     """An enclave that serves, in a thread."""
 
-    def __init__(self, enclave: Enclave, batcher: Batcher) -> None:
-        self.policy, self.address = enclave.policy, enclave.address
+    def __init__(self, enclave: GatedEnclave, batcher: Batcher) -> None:
+        self.address = str(enclave.listen)
+        self.policy = policy(Path(enclave.listen.path).parent)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(enclave, batcher)))
         self._thread.start()
         assert self._ready.wait(PATIENCE)
 
-    async def _serve(self, enclave: Enclave, batcher: Batcher) -> None:
+    async def _serve(self, enclave: GatedEnclave, batcher: Batcher) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = Server(enclave.booted, batcher=batcher, on_refusing=pytest.fail)
+        self.server = Server(enclave.booted, batcher=batcher)
 
         async def ready(_: Address) -> None:
             self._ready.set()
@@ -128,18 +71,18 @@ class Running:
 
 
 @pytest.fixture
-def enclave(tmp_path: Path, tiny_model: Path) -> Iterator[Enclave]:
-    made = Enclave(tmp_path, tiny_model)
+def enclave(tmp_path: Path, tiny_model: Path) -> Iterator[GatedEnclave]:
+    made = GatedEnclave(tmp_path, tiny_model)
     yield made
     made.close()
 
 
 @pytest.fixture
-def running(enclave: Enclave) -> Iterator[Running]:
+def running(enclave: GatedEnclave) -> Iterator[Running]:
     with Batcher(enclave.booted.encoder) as batcher:
         made = Running(enclave, batcher)
         yield made
-        enclave.go.set()
+        enclave.gate.open()
         if not made.loop.is_closed():
             made.loop.call_soon_threadsafe(made.server.drain)
         made.ended()
@@ -153,15 +96,15 @@ def goodbye(session: Session) -> str:
     return Notice.from_bytes(plaintext).code
 
 
-def test_requests_in_work_are_answered_and_no_others(enclave: Enclave, running: Running) -> None:
+def test_requests_in_work_are_answered_and_no_others(enclave: GatedEnclave, running: Running) -> None:
     with Session(running).open() as session:
-        enclave.go.clear()
+        enclave.gate.shut()
         for number in range(3):
             session.send(request("a text", number=number))
         running.in_work(3)
         running.drain()
         session.send(request("too late", number=3))
-        enclave.go.set()
+        enclave.gate.open()
         answered = set()
         for _ in range(3):
             kind, plaintext = session.receive()
@@ -173,9 +116,9 @@ def test_requests_in_work_are_answered_and_no_others(enclave: Enclave, running: 
     assert enclave.embedded == 3
 
 
-def test_nobody_can_connect_meanwhile(enclave: Enclave, running: Running) -> None:
+def test_nobody_can_connect_meanwhile(enclave: GatedEnclave, running: Running) -> None:
     with Session(running).open() as session:
-        enclave.go.clear()
+        enclave.gate.shut()
         session.send(request("a text"))
         running.in_work(1)
         running.drain()
@@ -191,7 +134,7 @@ def test_nobody_can_connect_meanwhile(enclave: Enclave, running: Running) -> Non
             kind, body = read_frame(ours, limit=HANDSHAKE_FRAME_BYTES)
             assert (kind, Notice.from_bytes(body).code) == (FrameType.ALERT, "unavailable")
             assert ours.recv(1) == b""
-        enclave.go.set()
+        enclave.gate.open()
         assert session.receive()[0] is FrameType.RESPONSE
         assert goodbye(session) == "restart"
 
@@ -207,11 +150,11 @@ def test_an_idle_session_is_told_and_not_waited_for(running: Running) -> None:
 
 
 def test_what_takes_too_long_stays_unanswered(
-    enclave: Enclave, running: Running, monkeypatch: pytest.MonkeyPatch
+    enclave: GatedEnclave, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_SECONDS", 0.2)
     with Session(running).open() as session:
-        enclave.go.clear()
+        enclave.gate.shut()
         session.send(request("a text"))
         running.in_work(1)
         running.drain()
@@ -244,7 +187,9 @@ def test_half_a_request_is_not_waited_for(running: Running, sent: int) -> None:
         assert running.server._budget._used == 0
 
 
-def test_a_handshake_is_told_to_try_again(enclave: Enclave, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handshake_is_told_to_try_again(
+    enclave: GatedEnclave, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, go, attest = threading.Event(), threading.Event(), enclave.booted.module.attest
 
     def slowly(**fields: bytes) -> bytes:
@@ -272,79 +217,79 @@ def test_a_handshake_is_told_to_try_again(enclave: Enclave, running: Running, mo
 # The process: signals, and standard input.
 
 
-@pytest.fixture
-def hypervisor_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The other end of the process's standard input."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs, theirs.makefile("r") as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        yield ours
+@dataclass
+class Program:
+    """One with a process of its own, and a client's view of it."""
 
+    process: subprocess.Popen[bytes]
+    gate: Gate
+    policy: Policy
+    address: str
 
-def serve_until(enclave: Enclave, stop: Callable[[Session], None]) -> None:
-    """Serves as the process does, while `stop` has a session with a request in work; returns when both are done."""
-    raised: list[BaseException] = []
+    def terminate(self) -> None:
+        """SIGTERM, and until it shows."""
+        self.process.send_signal(signal.SIGTERM)
+        await_(lambda: not self._listens())
 
-    def work() -> None:
+    def _listens(self) -> bool:
         try:
-            await_(Path(enclave.listen.path).exists)
-            with Session(enclave).open() as session:
-                enclave.go.clear()
-                session.send(request("a text"))
-                assert enclave.entered.wait(PATIENCE)
-                stop(session)
-        except BaseException as error:  # noqa: BLE001
-            raised.append(error)
-            enclave.go.set()
-
-    client = threading.Thread(target=work)
-    nobody = Upstream(Address("unix", path=f"{enclave.listen.path}-host"))
-    with Batcher(enclave.booted.encoder) as batcher:
-        client.start()
-        asyncio.run(program._serve(enclave.booted, batcher, enclave.listen, nobody))
-        enclave.go.set()
-    client.join(PATIENCE)
-    assert raised == []
+            connect(Address.parse(self.address), timeout=PATIENCE).close()
+        except TransportError:
+            return False
+        return True
 
 
-def terminate(enclave: Enclave) -> None:
-    """SIGTERM to this very process, and until it shows."""
-    os.kill(os.getpid(), signal.SIGTERM)
-    # Not by connecting: a connection that is accepted while the listener closes is CPython's to leak.
-    await_(lambda: not Path(enclave.listen.path).exists())
+@pytest.fixture
+def start(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[[int], Program]]:
+    """Starts one that drains for so many seconds."""
+    with ExitStack() as stack:
+
+        def make(drain_seconds: int) -> Program:
+            command = [sys.executable, gated.__file__, str(tmp_path), str(tiny_model), str(drain_seconds)]
+            process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE))
+            stack.callback(process.kill)
+            await_(lambda: (tmp_path / "enclave").exists() or process.poll() is not None)
+            return Program(process, Gate(tmp_path), policy(tmp_path), f"unix://{tmp_path}/enclave")
+
+        yield make
 
 
-@pytest.mark.usefixtures("hypervisor_end")
-def test_a_signal_ends_it_when_all_is_answered(enclave: Enclave) -> None:
-    def stop(session: Session) -> None:
-        terminate(enclave)
-        enclave.go.set()
+@contextmanager
+def in_work(program: Program) -> Iterator[Session]:
+    """A session with a request that the engine holds."""
+    with Session(program).open() as session:
+        program.gate.shut()
+        session.send(request("a text"))
+        program.gate.await_engine()
+        yield session
+
+
+def test_a_signal_ends_it_when_all_is_answered(start: Callable[[int], Program]) -> None:
+    program = start(PATIENCE)
+    with in_work(program) as session:
+        program.terminate()
+        program.gate.open()
         assert session.receive()[0] is FrameType.RESPONSE
         assert goodbye(session) == "restart"
+    assert program.process.wait(PATIENCE) == 0
 
-    serve_until(enclave, stop)
 
-
-@pytest.mark.usefixtures("hypervisor_end")
-def test_a_second_signal_ends_it_at_once(enclave: Enclave, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_SECONDS", 10 * PATIENCE)
-
-    def stop(session: Session) -> None:
-        terminate(enclave)
-        os.kill(os.getpid(), signal.SIGTERM)
+def test_a_second_signal_ends_it_at_once(start: Callable[[int], Program]) -> None:
+    program = start(10 * PATIENCE)
+    with in_work(program) as session:
+        program.terminate()
+        program.process.send_signal(signal.SIGTERM)
         # Without another word, though nothing was answered.
         assert session.ended()
+        program.gate.open()
+    assert program.process.wait(PATIENCE) == 0
 
-    serve_until(enclave, stop)
 
-
-def test_it_does_not_outlive_its_hypervisor(
-    enclave: Enclave, hypervisor_end: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "DRAIN_SECONDS", 10 * PATIENCE)
-
-    def stop(session: Session) -> None:
-        hypervisor_end.close()
+def test_it_does_not_outlive_its_hypervisor(start: Callable[[int], Program]) -> None:
+    program = start(10 * PATIENCE)
+    with in_work(program) as session:
+        assert program.process.stdin is not None
+        program.process.stdin.close()
         assert session.ended()
-
-    serve_until(enclave, stop)
+        program.gate.open()
+    assert program.process.wait(PATIENCE) == 0
