@@ -45,7 +45,7 @@ class Running:
 
     async def _serve(self, enclave: GatedEnclave, batcher: Batcher) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = Server(enclave.booted, batcher=batcher)
+        self.server = Server(enclave.booted, batcher=batcher, on_refusing=lambda _: None)
 
         async def ready(_: Address) -> None:
             self._ready.set()
