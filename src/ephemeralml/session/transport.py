@@ -78,11 +78,17 @@ async def dial(address: Address, protocols: Protocols) -> asyncio.Transport:
 
 async def listen(address: Address, handler: Handler) -> tuple[Listener, Address]:
     """Listen and serve streams, as `serve` does."""
+    # The loop does not hold a stream whose peer has finished sending: its handler, waiting elsewhere, would be collected.
+    handling: set[asyncio.Task[None] | None] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handling.add(asyncio.current_task())
         # The end of the process cancels it: Python 3.11 would log that as a failure.
-        with suppress(asyncio.CancelledError):
-            await handler(reader, writer)
+        try:
+            with suppress(asyncio.CancelledError):
+                await handler(reader, writer)
+        finally:
+            handling.discard(asyncio.current_task())
 
     loop = asyncio.get_running_loop()
     return await serve(
