@@ -78,7 +78,7 @@ async def dial(address: Address, protocols: Protocols) -> asyncio.Transport:
 
 async def listen(address: Address, handler: Handler) -> tuple[Listener, Address]:
     """Listen and serve streams, as `serve` does."""
-    # The loop does not hold a stream whose peer has finished sending: its handler, waiting elsewhere, would be collected.
+    # The loop holds no stream whose peer has finished sending: its handler, waiting elsewhere, would be collected.
     handling: set[asyncio.Task[None] | None] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
