@@ -1,4 +1,4 @@
-"""Which kernel an image gets: built once from pinned parts, refused when it is not the pinned one, AWS's where it is."""
+"""Which kernel an image gets: built once from pinned parts, refused when it is another, AWS's where that is."""
 
 from __future__ import annotations
 

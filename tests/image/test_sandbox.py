@@ -26,7 +26,17 @@ def test_a_program_sees_its_own_root_alone(sandbox: Sandbox, tmp_path: Path) -> 
 
     sandbox.run("sh", "-c", "ls / && cat /mine")
 
-    assert (tmp_path / "log").read_text().split() == ["bin", "dev", "lib", "lib64", "mine", "sbin", "tmp", "usr", "here"]
+    assert (tmp_path / "log").read_text().split() == [
+        "bin",
+        "dev",
+        "lib",
+        "lib64",
+        "mine",
+        "sbin",
+        "tmp",
+        "usr",
+        "here",
+    ]
 
 
 def test_a_program_gets_nothing_of_the_callers_environment(
@@ -42,7 +52,7 @@ def test_a_program_gets_nothing_of_the_callers_environment(
 
 
 def test_dev_null_is_the_device(sandbox: Sandbox) -> None:
-    sandbox.run("sh", "-c", "echo lost > /dev/null && test -c /dev/null && test -z \"$(cat /dev/null)\"")
+    sandbox.run("sh", "-c", 'echo lost > /dev/null && test -c /dev/null && test -z "$(cat /dev/null)"')
 
     assert (sandbox.root / "dev/null").read_bytes() == b""
 
@@ -83,7 +93,7 @@ def test_a_user_who_is_not_root_has_one_too(tmp_path: Path) -> None:
 
 
 def test_who_may_have_no_namespaces_is_told_so_and_what_to_do(tmp_path: Path) -> None:
-    none = "echo 0 > /proc/sys/user/max_mnt_namespaces && exec \"$@\""
+    none = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'
 
     said = _run_as(tmp_path, "unshare", "--user", "--map-root-user", "sh", "-c", none, "sh")
 

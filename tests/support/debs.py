@@ -21,15 +21,17 @@ def make_deb(folder: Path, name: str, files: Mapping[str, bytes]) -> DebianPacka
             member = tarfile.TarInfo(f"./{path}")
             member.size, member.mode = len(content), 0o755
             archive.addfile(member, io.BytesIO(content))
-    members = [("debian-binary", b"2.0\n"), ("data.tar.xz", data.getvalue())]
-    deb = b"!<arch>\n" + b"".join(
-        f"{member:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
-        for member, content in members
-    )
+    deb = b"!<arch>\n" + _member("debian-binary", b"2.0\n") + _member("data.tar.xz", data.getvalue())
     package = DebianPackage(f"pool/main/{name}_1_amd64.deb", len(deb), sha256(deb).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{package.sha256[:16]}-{name}_1_amd64.deb").write_bytes(deb)
     return package
+
+
+def _member(name: str, content: bytes) -> bytes:
+    """A member of an ar(5) archive: name, times, owners, mode and size, then the content on even bytes."""
+    head = f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n"
+    return head.encode() + content + b"\n" * (len(content) % 2)
 
 
 def programs(*names: str) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The enclave's kernel: AWS's own where it is installed, else one built from Debian's source, the same bytes for anyone.
+"""The enclave's kernel: AWS's where that is installed, else our own from Debian's source, the same bytes for anyone.
 
 The recipe (`deploy/image/kernel/`) pins source and tool chain by hash, and what must come of them.
 """

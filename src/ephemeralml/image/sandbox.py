@@ -53,7 +53,8 @@ class Sandbox:
         if not self._succeeds([*own, "true"]):
             raise ImageError(
                 f"the tool chain cannot have a root of its own here ({self._said(1)}): build as root, or allow user "
-                "namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)",
+                "namespaces (sysctl kernel.unprivileged_userns_clone=1, on Ubuntu also "
+                "kernel.apparmor_restrict_unprivileged_userns=0; in a container, its seccomp profile)",
                 code="image.sandbox",
             )
         if not self._succeeds([*own, "sh", "-c", _ENTER, str(self.root), *command]):
