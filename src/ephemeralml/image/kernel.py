@@ -95,7 +95,7 @@ def _digest(recipe: Path) -> str:
 
 
 def _check(kernel: Path, recipe: Path) -> None:
-    pinned = (recipe / "bzImage.sha256").read_text(encoding="ascii").split()[0]
+    pinned = (recipe / "bzImage.sha256").read_text(encoding="ascii").partition(" ")[0].strip()
     with kernel.open("rb") as file:
         found = file_digest(file, "sha256").hexdigest()
     if found != pinned:
