@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -225,6 +226,23 @@ def test_the_hypervisors_clock_is_taken(source: Callable[[bytes], Path], content
 def test_any_other_clock_source_is_refused(source: Callable[[bytes], Path], content: bytes) -> None:
     with pytest.raises(PlatformError) as caught:
         require_clock_source(source(content))
+    assert caught.value.code == "clock.source"
+
+
+def test_a_counter_whose_rate_is_still_being_measured_is_waited_for(source: Callable[[bytes], Path]) -> None:
+    path = source(b"tsc-early\n")
+    settled = threading.Timer(0.3, path.write_bytes, [b"tsc\n"])
+    settled.start()
+    require_clock_source(path)
+    assert path.read_bytes() == b"tsc\n"
+
+
+def test_a_counter_whose_rate_is_never_known_is_refused(
+    source: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ephemeralml.enclave.clock._PASSING_SECONDS", 0.2)
+    with pytest.raises(PlatformError) as caught:
+        require_clock_source(source(b"tsc-early\n"))
     assert caught.value.code == "clock.source"
 
 

@@ -25,23 +25,32 @@ MAX_ANSWER_SECONDS: Final = 10
 # What a Nitro enclave's kernel takes by itself: kvm-clock, or the counter under it where the hypervisor says that it
 # runs at one rate (Linux 7539b174aef4). Any other is emulated, or counts interrupts and loses some.
 _SOURCES = ("kvm-clock", "tsc")
+# The same counter, until the kernel has measured its rate twice.
+_PASSING_SOURCE = "tsc-early"
+_PASSING_SECONDS = 20
 
 
 def require_clock_source(path: Path = CLOCK_SOURCE) -> None:
-    """Raises `PlatformError` unless the kernel counts time by the hypervisor's clock."""
-    try:
-        source = path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError as error:
-        raise PlatformError(
-            f"the enclave's kernel does not say what its clock source is: {path}: {error.strerror}",
-            code="clock.source",
-        ) from error
+    """Raises `PlatformError` unless the kernel counts time by the hypervisor's clock, or soon does after its start."""
+    deadline = time.monotonic() + _PASSING_SECONDS
+    while (source := _source(path)) == _PASSING_SOURCE and time.monotonic() < deadline:
+        time.sleep(0.1)
     if source not in _SOURCES:
         raise PlatformError(
             f"the enclave's clock source is {source[:32]!r}, it must be {' or '.join(_SOURCES)}: "
             "build the image with a kernel that has one",
             code="clock.source",
         )
+
+
+def _source(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise PlatformError(
+            f"the enclave's kernel does not say what its clock source is: {path}: {error.strerror}",
+            code="clock.source",
+        ) from error
 
 
 class Clock:
