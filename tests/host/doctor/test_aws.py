@@ -246,6 +246,15 @@ def test_a_package_in_a_bucket(bucket: Any) -> None:
         assert "ephemeralml push" in found.fix
 
 
+def test_what_others_wrote_commands_no_terminal_and_begins_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "Disabled\x1b[2J\nkey ok"
+    monkeypatch.setattr(KmsKeys, "describe", lambda *_: {"KeyState": evil})
+    monkeypatch.setattr(KmsKeys, "policy", lambda *_: "")
+    found = aws.key(KEY_ARN, None, None)
+    assert found.state is State.FAILED
+    assert "Disabled?[2J?key ok" in found.reason
+
+
 def test_a_package_in_a_folder(tmp_path: Path) -> None:
     manifest = make_manifest()
     assert aws.package(str(tmp_path))[0].state is State.FAILED
