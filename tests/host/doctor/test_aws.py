@@ -232,9 +232,27 @@ def test_aws_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch, name: str, va
     assert found.fix
 
 
+def put_package(bucket: Any, prefix: str, manifest: Manifest, *, longer: int = 0) -> None:
+    bucket.put_object(Bucket="models", Key=f"{prefix}/{MANIFEST_FILE}", Body=manifest.sign(OWNER))
+    for item in manifest.artifacts:
+        key = f"{prefix}/{manifest.package_id.hex()}/{item.name}{ARTIFACT_SUFFIX}"
+        bucket.put_object(Bucket="models", Key=key, Body=b"x" * (item.ciphertext_size + longer))
+
+
+@pytest.mark.parametrize("longer", [-1, 1, 1000])
+def test_an_artifact_of_another_size_in_a_bucket(bucket: Any, longer: int) -> None:
+    put_package(bucket, "sized", make_manifest(), longer=longer)
+    assert aws.package("s3://models/sized")[0].state is State.FAILED
+
+
+def test_a_manifest_alone_is_no_package(bucket: Any) -> None:
+    bucket.put_object(Bucket="models", Key=f"alone/{MANIFEST_FILE}", Body=make_manifest().sign(OWNER))
+    assert aws.package("s3://models/alone")[0].state is State.FAILED
+
+
 def test_a_package_in_a_bucket(bucket: Any) -> None:
     manifest = make_manifest()
-    bucket.put_object(Bucket="models", Key=f"release/package/{MANIFEST_FILE}", Body=manifest.sign(OWNER))
+    put_package(bucket, "release/package", manifest)
     for location in ("s3://models/release/package", "s3://models/release/package/"):
         found, read = aws.package(location)
         assert found.state is State.OK
@@ -244,6 +262,15 @@ def test_a_package_in_a_bucket(bucket: Any) -> None:
         found, read = aws.package(location)
         assert (found.state, read) == (State.FAILED, None)
         assert "ephemeralml push" in found.fix
+
+
+def test_what_others_wrote_commands_no_terminal_and_begins_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "Disabled\x1b[2J\nkey ok"
+    monkeypatch.setattr(KmsKeys, "describe", lambda *_: {"KeyState": evil})
+    monkeypatch.setattr(KmsKeys, "policy", lambda *_: "")
+    found = aws.key(KEY_ARN, None, None)
+    assert found.state is State.FAILED
+    assert "Disabled?[2J?key ok" in found.reason
 
 
 def test_a_package_in_a_folder(tmp_path: Path) -> None:
@@ -313,8 +340,7 @@ def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
     pcrs = measure_eif(eif)
     measured = Measurements(pcr0=pcrs["PCR0"], pcr1=pcrs["PCR1"], pcr2=pcrs["PCR2"])
     for prefix, image in (("good", measured), ("bad", OTHER)):
-        signed = packed_under(make_key(monkeypatch, image)).sign(OWNER)
-        bucket.put_object(Bucket="models", Key=f"{prefix}/{MANIFEST_FILE}", Body=signed)
+        put_package(bucket, prefix, packed_under(make_key(monkeypatch, image)))
     plan = Plan(
         platform=Platform.NITRO,
         eif=eif,

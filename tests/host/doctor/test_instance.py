@@ -184,3 +184,24 @@ def test_ranges_of_cpus() -> None:
     for text in ("", "a", "1-", "-1", "1,", "1 2", "1-2-3", "123456"):
         with pytest.raises(ValueError, match="list of CPUs"):
             instance.cpu_list(text)
+
+
+@pytest.mark.parametrize(
+    ("says", "state"),
+    [
+        ("Nitro CLI 1.2.0", State.OK),
+        ("Nitro CLI 1.10.0", State.OK),
+        ("Nitro CLI 2.0.0", State.OK),
+        ("Nitro CLI 1.1.9", State.FAILED),
+        ("Nitro CLI 0.12.0", State.FAILED),
+        ("Nitro CLI", State.FAILED),
+        ("", State.FAILED),
+    ],
+)
+def test_a_nitro_cli_older_than_the_oldest_is_not_ready(tmp_path: Path, says: str, state: State) -> None:
+    program = tmp_path / "nitro-cli"
+    program.write_text(f"#!/bin/sh\necho '{says}'\n")
+    program.chmod(0o755)
+    found = instance.nitro_cli(str(program))
+    assert found.state is state
+    assert bool(found.fix) == (state is State.FAILED)

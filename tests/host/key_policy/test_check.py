@@ -18,6 +18,7 @@ IAM = "arn:aws:iam::111122223333:"
 HOST, ADMIN, OWNER = f"{IAM}role/path/host", f"{IAM}role/admin", f"{IAM}user/owner"
 SESSION = "arn:aws:sts::111122223333:assumed-role/host/i-0123456789abcdef0"
 ATTESTATION = "kms:RecipientAttestation:"
+KEY_ARN = "arn:aws:kms:us-east-1:111122223333:key/12345678-1234-1234-1234-123456789abc"
 ZERO = "0" * 96
 
 
@@ -173,6 +174,32 @@ def test_note(elements: dict[str, Any], code: str) -> None:
     assert code in {item.code for item in found(statement(**elements)) if not item.hole}
 
 
+@pytest.mark.parametrize("action", ["kms:PutKeyPolicy", "kms:Put*", "kms:*Policy"])
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        "arn:aws:iam::999999999999:role/admin",
+        "arn:aws:iam::999999999999:user/admin",
+        "arn:aws:sts::999999999999:assumed-role/admin/session",
+    ],
+)
+def test_who_may_change_the_policy_from_another_account_is_a_hole(action: str, stranger: str) -> None:
+    govern = statement(Action=action, Principal={"AWS": [ADMIN, stranger]}, Condition={})
+    assert holes(statement(), govern) == {"foreign_governor"}
+    (hole,) = [item for item in found(govern) if item.hole]
+    assert stranger in hole.message
+
+
+def test_the_account_is_the_keys_where_the_key_is_known() -> None:
+    stranger = "arn:aws:iam::999999999999:role/admin"
+    govern = statement(Action="kms:PutKeyPolicy", Principal={"AWS": [ADMIN, stranger]}, Condition={})
+    # Where no role is given, whoever decrypts is a host: a stranger must not make an account one of ours so.
+    text = json.dumps({"Statement": [statement(Principal={"AWS": stranger.replace("admin", "host")}), govern]})
+    strangers = [item for item in check_policy(text, measurements=[ONE], account="111122223333") if item.hole]
+    assert [item.code for item in strangers] == ["foreign_governor"]
+    assert stranger in strangers[0].message
+
+
 def test_an_unknown_condition_binds_nothing() -> None:
     alone = statement(Condition={"StringEquals": {"kms:ViaService": "s3.us-east-1.amazonaws.com"}})
     assert holes(alone) == {"unattested"}
@@ -215,7 +242,7 @@ def live(**changes: Any) -> list[tuple[str, bool]]:
     typed: KmsKeys = keys
     return [
         (item.code, item.hole)
-        for item in check_key(typed, "arn", measurements=[ONE, TWO], roles=[HOST])
+        for item in check_key(typed, KEY_ARN, measurements=[ONE, TWO], roles=[HOST])
         if item.code != "governor"
     ]
 

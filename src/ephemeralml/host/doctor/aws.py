@@ -18,13 +18,14 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from ephemeralml.attestation import Measurements
-from ephemeralml.errors import EphemeralMLError, KeyReleaseError
+from ephemeralml.errors import EphemeralMLError, KeyReleaseError, PackageError
 from ephemeralml.host.doctor.finding import Finding
 from ephemeralml.host.key_policy import check_policy
 from ephemeralml.host.kms import key_region
 from ephemeralml.host.kms_keys import KmsKeys
+from ephemeralml.host.s3.source import S3Source
 from ephemeralml.host.sources import source_of
-from ephemeralml.package import FolderSource, Manifest
+from ephemeralml.package import Artifact, Manifest
 
 _CONFIG: Final = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2})
 _NO_CREDENTIALS: Final = (CredentialRetrievalError, NoCredentialsError, PartialCredentialsError)
@@ -55,14 +56,17 @@ def role() -> tuple[Finding, datetime | None]:
 
 
 def package(location: str | None) -> tuple[Finding, Manifest | None]:
-    """Whether the package can be had, and its manifest; of a package in S3 nothing but the manifest is fetched."""
+    """Whether the package can be had, and its manifest; of a package in S3 the manifest and each end are fetched."""
     check = "package"
     if location is None:
         return Finding.unknown(check, "no package given", "--package with a folder or s3://bucket/prefix"), None
     try:
         source = source_of(location)
         manifest = Manifest.verify(source.manifest(), owner=None)
-        if isinstance(source, FolderSource):
+        if isinstance(source, S3Source):
+            for artifact in manifest.artifacts:
+                _check_end(source, artifact)
+        else:
             for artifact in manifest.artifacts:
                 with source.open(artifact.name):
                     pass
@@ -70,6 +74,13 @@ def package(location: str | None) -> tuple[Finding, Manifest | None]:
         fix = "`ephemeralml push` it again, or copy the folder again; the role needs s3:GetObject below the prefix"
         return Finding.failed(check, str(error), fix), None
     return Finding.ok(check, f"{manifest.model_id} version {manifest.version} in {location}"), manifest
+
+
+def _check_end(source: S3Source, artifact: Artifact) -> None:
+    """Raises `PackageError` unless the object ends where the manifest says: its last byte, and none behind it."""
+    with source.open(artifact.name, start=artifact.ciphertext_size - 1, size=2) as read:
+        if len(read(2)) != 1:
+            raise PackageError(f"{artifact.name} in S3 is not of the size its manifest names", code="package.size")
 
 
 def key(key_arn: str | None, manifest: Manifest | None, measurements: Measurements | None) -> Finding:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ephemeralml.texts import printable
+
 
 class State(StrEnum):
     """`UNKNOWN` is no good sign: something that a run needs could not be looked at."""
@@ -18,12 +20,19 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check's result; `fix` is a command or a sentence, empty when there is nothing to do."""
+    """One check's result; `fix` is a command or a sentence, empty when there is nothing to do.
+
+    Both are made `printable`: they quote what AWS, manifests, images and settings say.
+    """
 
     check: str
     state: State
     reason: str
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", printable(self.reason))
+        object.__setattr__(self, "fix", printable(self.fix))
 
     @classmethod
     def ok(cls, check: str, reason: str) -> Finding:

@@ -27,6 +27,9 @@ ALLOCATOR_UNIT: Final = "nitro-enclaves-allocator.service"
 EIF_MEMORY_FACTOR: Final = 4
 """Enclave memory that nitro-cli asks for, in sizes of the image: its file system lives in memory, unpacked."""
 
+OLDEST_NITRO_CLI: Final = (1, 2)
+
+_VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})", re.ASCII)
 _MAX_CONFIG_BYTES: Final = 64 * 1024
 _SECONDS: Final = 10
 _SETTING: Final = re.compile(r"\s*(?:-\s+)?(memory_mib|cpu_count|cpu_pool)\s*:\s*\"?([0-9,\s-]+?)\"?\s*(?:#.*)?")
@@ -168,12 +171,17 @@ def security_module(path: Path = Path("/dev/nsm")) -> Finding:
 
 
 def nitro_cli(program: str = "nitro-cli") -> Finding:
-    """The version of nitro-cli on the PATH."""
+    """Whether the nitro-cli on the PATH is new enough."""
     done = _run((program, "--version"))
     if done is None or done.returncode:
         said = "not on the PATH" if done is None else _line(done.stderr) or f"exit status {done.returncode}"
         return Finding.failed("nitro-cli", said, "sudo dnf install aws-nitro-enclaves-cli")
-    return Finding.ok("nitro-cli", _line(done.stdout))
+    said = _line(done.stdout)
+    version = _VERSION.search(said)
+    if version is None or (int(version[1]), int(version[2])) < OLDEST_NITRO_CLI:
+        fix = "sudo dnf upgrade aws-nitro-enclaves-cli: {}.{} or newer".format(*OLDEST_NITRO_CLI)
+        return Finding.failed("nitro-cli", said or "it does not tell its version", fix)
+    return Finding.ok("nitro-cli", said)
 
 
 def cpu_list(text: str) -> frozenset[int]:

@@ -44,10 +44,13 @@ _ZERO: Final = ZERO_PCR.hex()
 _MOST_COMBINATIONS: Final = 10_000
 
 
-def check_policy(text: str, *, measurements: Sequence[Measurements], roles: Sequence[str] = ()) -> list[Finding]:
+def check_policy(
+    text: str, *, measurements: Sequence[Measurements], roles: Sequence[str] = (), account: str | None = None
+) -> list[Finding]:
     """The holes and notes of one policy, in its order. Raises `PolicyError` for a policy that cannot be read.
 
-    `measurements` are the releases that may have the key; `roles` the hosts', taken from the policy when empty.
+    `measurements` are the releases that may have the key; `roles` the hosts', taken from the policy when empty;
+    `account` the key's, the hosts' when None.
     """
     statements = read_statements(text)
     releases = [{index: value.hex() for index, value in item.registers.items()} for item in measurements]
@@ -58,7 +61,12 @@ def check_policy(text: str, *, measurements: Sequence[Measurements], roles: Sequ
         if any(statement.covers(action) for action in _RELEASE)
         for principal in statement.principals
     }
-    found = [found for statement in allowing for found in _allowed(statement, releases, hosts, whom_only=bool(roles))]
+    accounts = {_account(host) for host in hosts} if account is None else {account}
+    found = [
+        found
+        for statement in allowing
+        for found in _allowed(statement, releases, hosts, accounts, whom_only=bool(roles))
+    ]
     found += [
         finding("not_released", "policy", _short(release[0]))
         for release in releases
@@ -75,7 +83,7 @@ def check_key(
     Raises `KeyReleaseError` when the policy or the key's metadata may not be read, `PolicyError` when it is malformed.
     """
     text = keys.policy(key_arn)
-    found = check_policy(text, measurements=measurements, roles=roles)
+    found = check_policy(text, measurements=measurements, roles=roles, account=key_arn.split(":")[4])
     if keys.shared_policy(key_arn) is not None:
         found.append(finding("shared", "key"))
     metadata = keys.describe(key_arn)
@@ -100,7 +108,7 @@ def check_key(
 
 
 def _allowed(
-    statement: Statement, releases: Sequence[_Release], hosts: set[str], *, whom_only: bool
+    statement: Statement, releases: Sequence[_Release], hosts: set[str], accounts: set[str], *, whom_only: bool
 ) -> Iterator[Finding]:
     """What one Allow opens; `whom_only` when no principal but the hosts may decrypt."""
     covered = [action for action in _SENSITIVE if statement.covers(action)]
@@ -138,7 +146,8 @@ def _allowed(
     if "PutKeyPolicy" in governing:
         for name in single:
             if name not in here:
-                yield finding("governor", statement.name, name)
+                foreign = not _DELETED.fullmatch(name) and _account(_identity(name)) not in accounts
+                yield finding("foreign_governor" if foreign else "governor", statement.name, name)
     for condition in statement.conditions:
         if condition.register is None and not condition.key.startswith("kms:encryptioncontext:"):
             yield finding("condition", statement.name, condition.operator, condition.key)
@@ -225,6 +234,10 @@ def _identity(principal: str) -> str:
     if match is None:
         return principal
     return f"{match['account'] or match['of']}:{match['kind'] or 'role'}/{match['name'] or match['role']}"
+
+
+def _account(identity: str) -> str:
+    return identity.partition(":")[0]
 
 
 def _named(index: int) -> str:

@@ -22,6 +22,7 @@ _HOLES: Final = {
     "grant": "it allows CreateGrant to {0}: a grant is bound to no enclave",
     "replica": "it allows ReplicateKey to {0}: a replica has a key policy of its own",
     "govern": "it allows {0} to {1}, which also decrypts: the host could lift the conditions or destroy the key",
+    "foreign_governor": "{0}, of another account, may change this policy, and so release the key to anybody",
     "grants": "the grant {0} allows {1} to {2}, bound to no enclave; revoke it",
     "grants_unread": "the key's grants were not all read ({0}), and no statement denies release without attestation",
     "shared": "the key is shared through AWS RAM, by a second policy that PutKeyPolicy does not change; unshare it",
