@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 from ephemeralml.errors import ImageError
 
-_MAGIC: Final = b"\x7fELF\x02\x01\x01"
+MAGIC: Final = b"\x7fELF\x02\x01\x01"
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHH")
 _PROGRAM: Final = struct.Struct("<IIQQQQQQ")
 _LOAD, _DYNAMIC = 1, 2
@@ -19,7 +19,7 @@ _MAX_BYTES: Final = 1 << 24
 def is_elf(path: Path) -> bool:
     """Whether the file is a program or shared object. Raises OSError."""
     with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def needed(path: Path) -> tuple[str, ...]:

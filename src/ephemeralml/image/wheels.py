@@ -13,8 +13,8 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from email import message_from_bytes
 from email.message import Message
-from email.parser import BytesParser
 from hashlib import file_digest
 from pathlib import Path
 from typing import Final, Self
@@ -91,8 +91,7 @@ def metadata(wheel: Path) -> Message:
     try:
         with zipfile.ZipFile(wheel) as archive:
             name = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-            with archive.open(name) as file:
-                return BytesParser().parse(file)  # type: ignore[arg-type]
+            return message_from_bytes(archive.read(name))
     except (zipfile.BadZipFile, StopIteration) as error:
         raise ImageError(f"{wheel} is not a wheel: it has no METADATA", code="image.packages") from error
 
