@@ -89,6 +89,4 @@ def _json(value: object) -> bytes:
 def _print_contents(counted: dict[str, Contents]) -> None:
     print(f"{'ramdisk':12} {'files':>6} {'bytes':>12} {'executables':>12} {'shared objects':>15} {'modules':>8}")
     for name, row in counted.items():
-        print(
-            f"{name:12} {row.files:6,} {row.bytes:12,} {row.executables:12} {row.shared_objects:15} {row.modules:8,}"
-        )
+        print(f"{name:12} {row.files:6,} {row.bytes:12,} {row.executables:12} {row.shared_objects:15} {row.modules:8,}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from ephemeralml.image.pieces import blocks
 
 # Where the image's interpreter looks for modules; the longest that fits a file is its folder.
 SEARCH_PATH: Final = (LIBRARY, f"{LIBRARY}/lib-dynload", "app", "app/lib")
-_SOURCES: Final = (".py", ".pyc", ".so")
+_MODULE = re.compile(r"(\w+)\.(?:pyc?|(?:cpython-\w+-x86_64-linux-gnu|abi3)\.so)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,12 @@ def modules(entries: Iterable[Entry], *, search_path: Sequence[str] = SEARCH_PAT
     """The names of the modules that are files in the image."""
     for entry in entries:
         folder = max((root for root in search_path if entry.path.startswith(f"{root}/")), key=len, default=None)
-        if folder is None or not entry.path.endswith(_SOURCES):
+        if folder is None:
             continue
         place = PurePosixPath(entry.path).relative_to(folder)
-        # name.cpython-313-x86_64-linux-gnu.so
-        parts = [*place.parts[:-1], place.name.partition(".")[0]]
+        if (match := _MODULE.fullmatch(place.name)) is None:
+            continue
+        parts = [*place.parts[:-1], match[1]]
         if parts[-1] == "__init__":
             parts.pop()
         if all(part.isidentifier() for part in parts):

@@ -31,7 +31,20 @@ def _library(names: str) -> tuple[str, ...]:
 # Reason → what it leaves out. `*` crosses folders.
 LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {
     "is not code": (
-        *("*.pyi", "*.pxd", "*.pyx", "*/py.typed", "*.txt", "*.md", "*.rst", "*.h", "*.c", "*.a", "*/LICENSE", "*/README*"),
+        *(
+            "*.pyi",
+            "*.pxd",
+            "*.pyx",
+            "*/py.typed",
+            "*.txt",
+            "*.md",
+            "*.rst",
+            "*.h",
+            "*.c",
+            "*.a",
+            "*/LICENSE",
+            "*/README*",
+        ),
         *("*/EXTERNALLY-MANAGED", "*.dist-info/*", "*/__pycache__/*"),
     ),
     "is a test, or helps with tests": (
@@ -42,9 +55,18 @@ LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {
         "site sitecustomize _sitebuiltins sysconfig _sysconfigdata_* _distutils_system_mod EXTERNALLY-MANAGED"
     ),
     "is a tool for developers": (
-        *_library("pydoc pydoc_data pdb bdb cProfile profile pstats _lsprof trace timeit compileall py_compile tracemalloc runpy"),
-        *_library("modulefinder pyclbr pickletools symtable tabnanny zipapp venv ensurepip idlelib lib2to3 this antigravity"),
-        *("app/lib/numpy/f2py/*", "app/lib/numpy/_pyinstaller/*", "app/lib/numpy/_configtool.py", "app/lib/numpy/doc/*"),
+        *_library(
+            "pydoc pydoc_data pdb bdb cProfile profile pstats _lsprof trace timeit compileall py_compile tracemalloc runpy"
+        ),
+        *_library(
+            "modulefinder pyclbr pickletools symtable tabnanny zipapp venv ensurepip idlelib lib2to3 this antigravity"
+        ),
+        *(
+            "app/lib/numpy/f2py/*",
+            "app/lib/numpy/_pyinstaller/*",
+            "app/lib/numpy/_configtool.py",
+            "app/lib/numpy/doc/*",
+        ),
         *("app/lib/tokenizers/tools/*", "app/lib/numpy/_core/cversions.py"),
         *("app/lib/cbor2/tool.py", "app/lib/numpy/typing/mypy_plugin.py"),
     ),
@@ -66,16 +88,19 @@ LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {
         "dbm _dbm _gdbm sqlite3 _sqlite3 shelve csv configparser html xml _markupbase plistlib tomllib wave mimetypes "
         "colorsys zoneinfo _zoneinfo uuid _uuid nis filecmp difflib quopri email/mime email/policy email/_policybase "
         "email/parser email/feedparser email/generator email/header email/headerregistry email/_header_value_parser "
-        "email/contentmanager email/iterators email/message email/encoders email/_encoded_words"
+        "email/contentmanager email/iterators email/message email/encoders email/_encoded_words email/charset email/errors "
+        "email/base64mime email/quoprimime"
     ),
     "is loaded by libc or OpenSSL when asked for by name, which nothing does": (
         *(f"{SHARED_OBJECTS}/{part}/*" for part in ("gconv", "engines-3", "ossl-modules")),
     ),
     "is for another system": _library(
-        "_aix_support _android_support _apple_support _ios_support _osx_support ctypes/macholib ctypes/wintypes "
+        "_aix_support _android_support _apple_support _ios_support _osx_support ctypes/macholib ctypes/wintypes ctypes/_aix "
         "asyncio/windows_events asyncio/windows_utils asyncio/proactor_events encodings/mbcs encodings/oem"
     ),
-    "is general, and nothing here uses it": _library("graphlib sched shlex statistics _statistics fractions tempfile sre_*"),
+    "is general, and nothing here uses it": _library(
+        "graphlib sched shlex statistics _statistics fractions tempfile pprint ctypes/util sre_*"
+    ),
     "is a second implementation, in Python, of what is there in C": _library("_pyio _pydatetime _pydecimal _py_abc"),
     "encodes text other than Unicode, ASCII and Latin-1": _library(
         "_codecs_* _multibytecodec encodings/big5* encodings/cp* encodings/euc_* encodings/gb* encodings/hp_* "
@@ -86,7 +111,10 @@ LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {
     "is of a library, and nothing of the enclave uses it": (
         # The only file of cffi that cryptography loads is the extension beside this folder.
         *("app/lib/cffi/*",),
-        *(f"app/lib/numpy/{part}/*" for part in ("random", "fft", "ma", "polynomial", "char", "strings", "rec", "core")),
+        *(
+            f"app/lib/numpy/{part}/*"
+            for part in ("random", "fft", "ma", "polynomial", "char", "strings", "rec", "core")
+        ),
         *("app/lib/numpy/ctypeslib/*", "app/lib/numpy/matlib.py", "app/lib/numpy/_core/_simd.cpython-*"),
         *("app/lib/numpy/_core/defchararray.py", "app/lib/numpy/_core/strings.py", "app/lib/numpy/lib/recfunctions.py"),
         *("app/lib/numpy/_core/lib/*", "app/lib/numpy/_core/include/*"),
@@ -96,6 +124,7 @@ LEFT_OUT: Final[dict[str, tuple[str, ...]]] = {
         # The same engine once more, for programs in C.
         "app/lib/onnxruntime/capi/libonnxruntime.so*",
         *("app/lib/cryptography/cobblestone.py", "app/lib/cryptography/fernet.py"),
+        "app/lib/cryptography/hazmat/primitives/serialization/pkcs7.py",
     ),
 }
 

@@ -57,9 +57,7 @@ class Wheel:
         return tuple(wheels)
 
 
-def fetch(
-    wheels: Sequence[Wheel], *, cache: Path, on_fetch: Callable[[Wheel], None] = lambda _: None
-) -> list[Path]:
+def fetch(wheels: Sequence[Wheel], *, cache: Path, on_fetch: Callable[[Wheel], None] = lambda _: None) -> list[Path]:
     """The wheels' files in `cache`, in the same order; what is there already is checked and not fetched again.
 
     `on_fetch` hears of each one that is. Raises OSError and `ImageError` (``image.fetch``, ``image.hash``).
