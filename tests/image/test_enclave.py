@@ -19,7 +19,8 @@ from ephemeralml import image
 from ephemeralml.enclave import init
 from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.errors import ImageError
-from ephemeralml.image import contents, debian, rootfs, wheels
+from ephemeralml.image import contents, debian, rootfs, rules, wheels
+from ephemeralml.image.cpio import Entry
 from ephemeralml.image.enclave import SHEBANG, Recipe
 from ephemeralml.image.interpreter import LIBRARY, LOADER, PROGRAM, SHARED_OBJECTS
 from ephemeralml.image.sources import enclave_sources
@@ -89,7 +90,8 @@ def _build(folder: Path, configuration: bytes, *, umask: int = 0o022, **environm
     (folder / "enclave.json").write_bytes(configuration)
     unset = {"SOURCE_DATE_EPOCH", "TZ", "LC_ALL", "LANG", "PYTHONHASHSEED"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
-    command = [sys.executable, "-c", _BUILD, folder / "a.eif", _RECIPE, folder / "enclave.json"]
+    places = (folder / "a.eif", _RECIPE, folder / "enclave.json")
+    command = [sys.executable, "-c", _BUILD, *map(str, places)]
     done = subprocess.run(
         command, env=inherited | environment, cwd=folder, umask=umask, capture_output=True, text=True, check=False
     )
@@ -155,7 +157,7 @@ def test_only_init_the_interpreter_and_its_loader_are_programs(built: Built) -> 
     programs = {member.name for member in built.members if stat.S_ISREG(member.mode) and member.mode & 0o111}
     assert programs == {"init", PROGRAM, LOADER}
     assert built.member("init").content == SHEBANG + Path(init.__file__).read_bytes()
-    assert SHEBANG == f"#!{init.INTERPRETER} {init.FLAGS}\n".encode()
+    assert f"#!{init.INTERPRETER} {init.FLAGS}\n".encode() == SHEBANG
     assert (init.APPLICATION, init.LIBRARIES, init.CONFIGURATION) == ("/app", "/app/lib", "/app/configuration.json")
 
 
@@ -183,7 +185,7 @@ def test_our_own_code_is_what_the_repository_has(built: Built) -> None:
 
 
 def test_every_module_can_be_imported_and_no_other_is_named(built: Built) -> None:
-    entries = [contents.Entry(member.name, member.mode, member.content) for member in built.members]
+    entries = [Entry(member.name, member.mode, member.content) for member in built.members]
     names = sorted(set(contents.modules(entries)))
     program = """
 import importlib, json
@@ -232,7 +234,7 @@ def test_every_shared_object_that_is_asked_for_is_there_and_no_other(built: Buil
         Path(member.name).name for member in built.members
         if member.name.startswith(f"{SHARED_OBJECTS}/") and stat.S_ISREG(member.mode)
     }  # fmt: skip
-    links = {os.readlink(path) for path in (built.tree / SHARED_OBJECTS).iterdir() if path.is_symlink()}
+    links = {str(path.readlink()) for path in (built.tree / SHARED_OBJECTS).iterdir() if path.is_symlink()}
     assert offered - links - used - {Path(LOADER).name} == set()
 
 
@@ -259,6 +261,6 @@ def test_each_rule_leaves_something_out(cache: Path) -> None:
         debian.unpack(package, cache, wanted=see)
     for wheel in wheels.fetch(recipe.wheels, cache=cache / "wheels"):
         wheels.unpack(wheel, cache, wanted=lambda path: see(f"app/lib/{path}"))
-    reasons = {rootfs.left_out(path) for path in seen}
-    assert reasons == {None, *rootfs.LEFT_OUT}
+    reasons = {rules.left_out(path) for path in seen}
+    assert reasons == {None, *rules.LEFT_OUT}
     assert LIBRARY in {str(parent) for path in seen for parent in Path(path).parents}

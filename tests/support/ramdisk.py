@@ -36,7 +36,8 @@ class Member:
 
 def read(archive: bytes) -> list[Member]:
     """The members but the trailer; anything the kernel would stumble over is an error."""
-    members, position = [], 0
+    members: list[Member] = []
+    position = 0
     while True:
         assert position % 4 == 0
         assert archive[position : position + 6] == b"070701"

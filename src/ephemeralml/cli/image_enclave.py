@@ -38,7 +38,8 @@ def enclave(
     from ephemeralml.files import write_whole  # noqa: PLC0415
     from ephemeralml.image import contents  # noqa: PLC0415
     from ephemeralml.image.enclave import Recipe, build_enclave  # noqa: PLC0415
-    from ephemeralml.image.sbom import kernel_release, sbom as bill  # noqa: PLC0415
+    from ephemeralml.image.sbom import kernel_release  # noqa: PLC0415
+    from ephemeralml.image.sbom import sbom as bill  # noqa: PLC0415
 
     if (private_key is None) != (signing_certificate is None):
         raise typer.BadParameter("--private-key and --signing-certificate go together")
@@ -60,7 +61,7 @@ def enclave(
             signing_cert=signing_certificate,
             signing_key=private_key,
             work=Path(work),
-            on_step=lambda step: status.update(step),
+            on_step=status.update,
         )
         if sbom is not None:
             bom = bill(

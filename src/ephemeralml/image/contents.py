@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final, Self
@@ -60,10 +60,12 @@ def modules(entries: Iterable[Entry], *, search_path: Sequence[str] = SEARCH_PAT
             yield ".".join(parts)
 
 
-def report(base: Sequence[Entry], application: Sequence[Entry], *, pcrs: dict[str, str], size: int) -> dict[str, Any]:
+def report(
+    base: Sequence[Entry], application: Sequence[Entry], *, pcrs: Mapping[str, str], size: int
+) -> dict[str, Any]:
     """Everything about an image, for JSON; `size` is that of its file. Raises OSError."""
     return {
-        "pcrs": pcrs,
+        "pcrs": dict(pcrs),
         "eif_bytes": size,
         "total": asdict(Contents.of([*base, *application])),
         "ramdisks": [

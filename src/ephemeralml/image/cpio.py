@@ -1,4 +1,4 @@
-"""A ramdisk: a cpio archive in the new ASCII format (Linux, Documentation/driver-api/early-userspace/buffer-format.rst).
+"""A ramdisk: a cpio archive in the new ASCII format (Linux, early-userspace/buffer-format.rst).
 
 Everything belongs to root and has no time, and entries come in the order of their names: the same files give the same
 bytes, whoever packs them, wherever and when.

@@ -14,6 +14,7 @@ _PROGRAM: Final = struct.Struct("<IIQQQQQQ")
 _LOAD, _DYNAMIC = 1, 2
 _END, _NEEDED, _STRING_TABLE, _STRING_BYTES = 0, 1, 5, 10
 _MAX_BYTES: Final = 1 << 24
+_MAX_OFFSET: Final = 1 << 40
 
 
 def is_elf(path: Path) -> bool:
@@ -35,8 +36,7 @@ def _needed(file: BinaryIO) -> tuple[str, ...]:
     _, _, _, _, _, table, _, _, _, size, count = _HEADER.unpack(file.read(_HEADER.size))
     if size != _PROGRAM.size:
         raise ValueError("its program headers have another size")
-    file.seek(table)
-    headers = [_PROGRAM.unpack(file.read(size)) for _ in range(count)]
+    headers = list(_PROGRAM.iter_unpack(_read(file, table, count * size)))
     dynamic = next((header for header in headers if header[0] == _DYNAMIC), None)
     if dynamic is None:
         return ()
@@ -57,8 +57,8 @@ def _needed(file: BinaryIO) -> tuple[str, ...]:
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:
-    if size > _MAX_BYTES:
-        raise ValueError("a table of it is too large")
+    if size > _MAX_BYTES or offset > _MAX_OFFSET:
+        raise ValueError("a table of it is too large, or too far away")
     file.seek(offset)
     data = file.read(size)
     if len(data) != size:

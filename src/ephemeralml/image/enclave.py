@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ephemeralml.image import cpio, debian, rootfs, wheels
+from ephemeralml.image import cpio, debian, rootfs, rules, wheels
 from ephemeralml.image.builder import build
 from ephemeralml.image.cpio import Entry
 from ephemeralml.image.debian import DebianPackage
@@ -83,9 +83,9 @@ def build_enclave(
     base, application = work / "base", work / "application"
     on_step("unpacking")
     for package in packages:
-        debian.unpack(package, base, wanted=rootfs.in_base)
+        debian.unpack(package, base, wanted=rules.in_base)
     for library in libraries:
-        wheels.unpack(library, application / _LIBRARIES, wanted=rootfs.in_libraries)
+        wheels.unpack(library, application / _LIBRARIES, wanted=rules.in_libraries)
     for place, source in sources.items():
         target = application / _OURS / place
         target.parent.mkdir(parents=True, exist_ok=True)
