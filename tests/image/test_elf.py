@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ _BYTES = _PROGRAM.read_bytes()[: 1 << 16]
 
 def test_a_programs_libraries_are_those_the_loader_finds() -> None:
     needed = elf.needed(_PROGRAM)
-    listed = subprocess.run(["ldd", _PROGRAM], capture_output=True, text=True, check=True).stdout  # noqa: S607
+    listed = subprocess.run(["ldd", _PROGRAM], capture_output=True, text=True, check=True).stdout
     assert needed
     assert all(name in listed for name in needed)
     assert elf.is_elf(_PROGRAM)
@@ -34,7 +35,6 @@ def test_damage_is_an_error_of_ours_or_nothing(tmp_path_factory: pytest.TempPath
         damaged[data.draw(st.integers(0, min(len(damaged), 2048) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damaged)
-    try:
+    # Any other error ends the test.
+    with suppress(ImageError):
         elf.needed(path)
-    except ImageError as error:
-        assert error.code == "image.elf"

@@ -69,18 +69,6 @@ class Built:
 
 
 @pytest.fixture(scope="session")
-def cache() -> Path:
-    """The cache with everything in it that the recipe names."""
-    recipe, folder = Recipe.load(_RECIPE), debian.cache_folder()
-    try:
-        debian.fetch(recipe.packages, cache=folder / "debs")
-        wheels.fetch(recipe.wheels, cache=folder / "wheels")
-    except (ImageError, OSError) as error:
-        pytest.skip(f"THE ENCLAVE'S IMAGE IS NOT TESTED: a package of the recipe cannot be fetched: {error}")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def configuration() -> bytes:
     return Configuration(model_owner=bytes(range(32))).to_json()
 
@@ -100,7 +88,7 @@ def _build(folder: Path, configuration: bytes, *, umask: int = 0o022, **environm
 
 
 @pytest.fixture(scope="session")
-def built(cache: Path, configuration: bytes, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(image_cache: Path, configuration: bytes, tmp_path_factory: pytest.TempPathFactory) -> Built:
     eif = _build(tmp_path_factory.mktemp("image") / "one", configuration)
     work, tree = eif.parent / "work", eif.parent / "tree"
     members = []
@@ -248,7 +236,7 @@ def test_a_library_that_is_missing_stops_the_build(built: Built, tmp_path: Path)
     assert raised.value.code == "image.library"
 
 
-def test_each_rule_leaves_something_out(cache: Path) -> None:
+def test_each_rule_leaves_something_out(image_cache: Path) -> None:
     """A rule that no longer does anything is a rule that nobody understands."""
     recipe = Recipe.load(_RECIPE)
     seen: set[str] = set()
@@ -257,10 +245,10 @@ def test_each_rule_leaves_something_out(cache: Path) -> None:
         seen.add(path)
         return False
 
-    for package in debian.fetch(recipe.packages, cache=cache / "debs"):
-        debian.unpack(package, cache, wanted=see)
-    for wheel in wheels.fetch(recipe.wheels, cache=cache / "wheels"):
-        wheels.unpack(wheel, cache, wanted=lambda path: see(f"app/lib/{path}"))
+    for package in debian.fetch(recipe.packages, cache=image_cache / "debs"):
+        debian.unpack(package, image_cache, wanted=see)
+    for wheel in wheels.fetch(recipe.wheels, cache=image_cache / "wheels"):
+        wheels.unpack(wheel, image_cache, wanted=lambda path: see(f"app/lib/{path}"))
     reasons = {rules.left_out(path) for path in seen}
     assert reasons == {None, *rules.LEFT_OUT}
     assert LIBRARY in {str(parent) for path in seen for parent in Path(path).parents}
