@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import ephemeralml
-
 ENTRY: Final = "ephemeralml.enclave.__main__"
-FOLDER: Final = Path(ephemeralml.__file__).parent
+FOLDER: Final = Path(__file__).parents[1]
 INIT: Final = "enclave/init.py"
 
 
