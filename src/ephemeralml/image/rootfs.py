@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ephemeralml.errors import ImageError
@@ -41,7 +41,7 @@ def drop_unused_libraries(base: Path, *others: Path) -> None:
         (folder / name).unlink()
 
 
-def entries(root: Path, *, executables: Sequence[str] = ()) -> Iterator[Entry]:
+def entries(root: Path, *, executables: Collection[str] = ()) -> Iterator[Entry]:
     """Everything under `root` as it goes into a ramdisk: only `executables` (paths) may be run as programs."""
     for path in _files(root):
         place = path.relative_to(root).as_posix()
