@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What is in the enclave's image beside a plain `python:3.11-slim` with the same wheels, counted the same way.
 
-`scripts/compare_image.py build/enclave.report.json docs/results/image.json`. There is no container here: the plain image
-is put together again from the packages that it is made of (`deploy/image/slim/`), as `how` in the result says.
+`scripts/compare_image.py build/enclave.report.json docs/results/image.json`. The plain image is put together
+again from the packages that it is made of (`deploy/image/slim/`), as `how` in the result says.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ RECIPE = Path(__file__).parents[1] / "deploy" / "image"
 LIBRARY = "usr/lib/python3.11"
 PACKAGES = "usr/local/lib/python3.11/site-packages"
 HOW = (
-    "python:3.11-slim is python:3.11-slim-trixie. Put together again without a container: Debian trixie's essential "
-    "and required packages with apt, ca-certificates, netbase and tzdata, less what debian:trixie-slim leaves out "
-    "(documentation but for copyright files, manuals, locales); CPython 3.11 as Debian bookworm packages it (trixie has "
-    "none, and the original builds its own), less tests; pip, setuptools and wheel; then the wheels of the enclave's "
-    "image, whole, without what pip would install beside them. No package's scripts were run, nothing was compiled."
+    "python:3.11-slim is python:3.11-slim-trixie. Put together again without a container: Debian trixie's "
+    "essential and required packages with apt, ca-certificates, netbase and tzdata, less what debian:trixie-slim omits "
+    "(documentation but for copyright files, manuals, locales); CPython 3.11 as Debian bookworm packages it, less "
+    "tests (trixie has none, and the original builds its own); pip, setuptools and wheel; then the wheels of the "
+    "enclave's image, whole, without what pip would install beside them. No package's scripts were run, nothing was "
+    "compiled."
 )
 # What debian:trixie-slim leaves out.
 _SLIM = tuple(f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "lintian", "linda", "groff"))
