@@ -102,9 +102,10 @@ def download(requirements: Path, into: Path, *options: str) -> None:
     command += [*options, "--dest", str(into), "--requirement", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no outsider's input
     if done.returncode:
-        why = next((line for line in done.stderr.splitlines() if "error" in line.lower()), "it says nothing")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
+        why = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise ImageError(
-            f"pip cannot fetch the wheels of {requirements}: {why.strip()}. It asks the index that this machine's pip "
+            f"pip cannot fetch the wheels of {requirements}: {why}. It asks the index that this machine's pip "
             "is configured for (`pip config list`)",
             code="image.fetch",
         )
