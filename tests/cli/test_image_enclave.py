@@ -13,6 +13,7 @@ from eif import make_signer
 
 from ephemeralml import image
 from ephemeralml.cli import main
+from ephemeralml.image.kernel import installed_kernel
 
 _RECIPE = Path(__file__).parents[2] / "deploy" / "image"
 
@@ -80,6 +81,17 @@ def test_image_report_and_bill_agree(run: Run, tmp_path: Path) -> None:
     again = json.loads((tmp_path / "report.json").read_text())
     assert [part["entries"] for part in again["ramdisks"]] == [part["entries"] for part in report["ramdisks"]]
     assert configuration in again["ramdisks"][1]["entries"]
+
+
+def test_a_kernel_that_is_not_there_and_one_without_its_command_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ephemeralml.image.kernel.BLOBS", tmp_path / "nowhere")
+    monkeypatch.setattr(installed_kernel, "__defaults__", (tmp_path / "nowhere",))
+    status, _, err = run("--recipe", _RECIPE, "--kernel", "aws", "--cmdline", "")
+    assert (status, "not installed" in err) == (2, True)
+    assert run("--recipe", _RECIPE, "--cmdline", "")[0] == 2
+    assert run("--recipe", _RECIPE, "--kernel", "own")[0] == 2
 
 
 def test_what_is_missing_is_said(run: Run, tmp_path: Path) -> None:

@@ -54,11 +54,14 @@ def test_modes_links_and_folders(tmp_path: Path) -> None:
             Entry.file("usr/bin/program", tmp_path / "program", executable=True),
             Entry.link("bin", "usr/bin"),
             Entry.folder("proc"),
+            Entry.device("dev/urandom", 1, 9),
             Entry.file("usr/data", b""),
         )
     )
     assert [(member.name, oct(member.mode), member.content) for member in members] == [
         ("bin", "0o120777", b"usr/bin"),
+        ("dev", "0o40755", b""),
+        ("dev/urandom", "0o20444", b""),
         ("proc", "0o40755", b""),
         ("usr", "0o40755", b""),
         ("usr/bin", "0o40755", b""),

@@ -33,14 +33,15 @@ import sys
 from pathlib import Path
 from ephemeralml import image
 from ephemeralml.image.enclave import Recipe, build_enclave
+from ephemeralml.image.kernel import Kernel
 
 out, recipe, configuration = map(Path, sys.argv[1:])
 work = out.parent / "work"
 work.mkdir()
 (out.parent / "bzImage").write_bytes(b"a kernel")
 build_enclave(
-    out, configuration=configuration.read_bytes(), recipe=Recipe.load(recipe), kernel=out.parent / "bzImage",
-    cmdline="console=ttyS0", metadata=image.Metadata(), work=work,
+    out, configuration=configuration.read_bytes(), recipe=Recipe.load(recipe),
+    kernel=Kernel(out.parent / "bzImage", "console=ttyS0"), metadata=image.Metadata(), work=work,
 )
 """
 
@@ -138,7 +139,12 @@ def test_everything_is_roots_and_nobody_else_may_write(built: Built) -> None:
         assert (member.fields["owner"], member.fields["group"], member.fields["time"]) == (0, 0, 0)
         assert member.mode & 0o7000 == 0
         assert stat.S_ISLNK(member.mode) or member.mode & 0o022 == 0
-        assert stat.S_IFMT(member.mode) in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
+        assert stat.S_IFMT(member.mode) in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK} or member.name == "dev/urandom"
+
+
+def test_random_bytes_are_there_before_init_mounts_anything(built: Built) -> None:
+    device = built.member("dev/urandom")
+    assert (device.mode, device.fields["rmajor"], device.fields["rminor"]) == (stat.S_IFCHR | 0o444, 1, 9)
 
 
 def test_only_init_the_interpreter_and_its_loader_are_programs(built: Built) -> None:

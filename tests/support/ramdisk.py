@@ -69,6 +69,9 @@ def unpack(archive: bytes, into: Path) -> None:
             case 0o12:
                 path.symlink_to(os.fsdecode(member.content))
                 continue
+            case 0o02:
+                # Only root may make a device, and nothing that is unpacked needs it.
+                continue
             case 0o10:
                 path.write_bytes(member.content)
             case kind:

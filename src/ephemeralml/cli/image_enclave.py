@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ephemeralml.image.contents import Contents
+    from ephemeralml.image.kernel import Kernel
 
 
 def enclave(
     *,
     configuration: Annotated[Path, typer.Option(help="The enclave's configuration, JSON: it is measured.")],
     out: Annotated[Path, typer.Option(help="The image; replaced if it exists.")],
-    kernel: Annotated[Path, typer.Option(help="The kernel, a bzImage.")],
-    cmdline: Annotated[str, typer.Option(help="The kernel's command line itself.")],
+    kernel: Annotated[
+        str, typer.Option(help="own (the recipe's), aws (as installed), or a bzImage; default: aws if installed.")
+    ] = "",
+    cmdline: Annotated[str, typer.Option(help="The command line of a kernel that you bring.")] = "",
     recipe: Annotated[Path, typer.Option(help="Folder of the lists of packages.")] = Path("deploy/image"),
     private_key: Annotated[Path | None, typer.Option(help="Key of the signing certificate, PEM.")] = None,
     signing_certificate: Annotated[Path | None, typer.Option(help="Sign the image: PCR8 will name this.")] = None,
@@ -28,8 +33,10 @@ def enclave(
 ) -> None:
     """Build the enclave's image: anyone with the same recipe, configuration and sources gets the same registers.
 
-    Example: ephemeralml image enclave --configuration enclave.json --kernel bzImage --cmdline "console=ttyS0"
-    --out enclave.eif --report enclave.report.json --sbom enclave.cdx.json
+    The first time, the recipe's own kernel is compiled, which takes some minutes.
+
+    Example: ephemeralml image enclave --configuration enclave.json --out enclave.eif --report enclave.report.json
+    --sbom enclave.cdx.json
     """
     from rich.console import Console  # noqa: PLC0415
 
@@ -46,17 +53,17 @@ def enclave(
     measured = Configuration.load(configuration).to_json()
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as work, console.status("reading the recipe") as status:
+        used = _kernel(kernel, cmdline, recipe=recipe, on_progress=status.update)
         built = build_enclave(
             out,
             configuration=measured,
             recipe=Recipe.load(recipe),
-            kernel=kernel,
-            cmdline=cmdline,
+            kernel=used,
             metadata=image.Metadata(
                 image_name="ephemeralml",
                 image_version=version("ephemeralml"),
                 build_tool_version=version("ephemeralml"),
-                kernel_version=kernel_release(kernel),
+                kernel_version=kernel_release(used.bzimage),
             ),
             signing_cert=signing_certificate,
             signing_key=private_key,
@@ -69,7 +76,7 @@ def enclave(
                 packages=built.packages,
                 libraries=built.wheels,
                 sources=built.sources,
-                kernel=kernel,
+                kernel=used.bzimage,
             )
             write_whole(sbom, _json(bom))
         if report is not None:
@@ -78,9 +85,24 @@ def enclave(
         ramdisks = {"base": built.base, "application": built.application, "total": (*built.base, *built.application)}
         counted = {name: contents.Contents.of(entries) for name, entries in ramdisks.items()}
     _print_contents(counted)
-    print(f"\nwrote {out}: {out.stat().st_size:,} bytes")
+    print(f"\nkernel  {used.bzimage}")
+    print(f"wrote {out}: {out.stat().st_size:,} bytes")
     for name, value in built.pcrs.items():
         print(f"{name}  {value}")
+
+
+def _kernel(choice: str, cmdline: str, *, recipe: Path, on_progress: Callable[[str], None]) -> Kernel:
+    from ephemeralml.image.kernel import BLOBS, Kernel, installed_kernel, own_kernel  # noqa: PLC0415
+
+    bring = choice not in {"", "aws", "own"}
+    if bring != bool(cmdline):
+        raise typer.BadParameter("--cmdline goes with a kernel that you bring: --kernel bzImage")
+    if bring:
+        return Kernel(Path(choice), cmdline)
+    installed = None if choice == "own" else installed_kernel()
+    if choice == "aws" and installed is None:
+        raise typer.BadParameter(f"AWS's kernel is not installed ({BLOBS}): the package aws-nitro-enclaves-cli-devel")
+    return installed or own_kernel(recipe / "kernel", on_progress=on_progress)
 
 
 def _json(value: object) -> bytes:

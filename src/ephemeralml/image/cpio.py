@@ -26,11 +26,15 @@ _ALIGNMENT: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, folder or symbolic link at `path` (no leading slash), with its type and permissions in `mode`."""
+    """A file, folder, link or device at `path` (no leading slash), with its type and permissions in `mode`.
+
+    `number` is a device's major and minor.
+    """
 
     path: str
     mode: int
     content: Piece = b""
+    number: tuple[int, int] = (0, 0)
 
     @classmethod
     def folder(cls, path: str) -> Self:
@@ -46,6 +50,11 @@ class Entry:
     def link(cls, path: str, target: str) -> Self:
         """A symbolic link."""
         return cls(path, stat.S_IFLNK | 0o777, target.encode())
+
+    @classmethod
+    def device(cls, path: str, major: int, minor: int) -> Self:
+        """A character device that anyone may read."""
+        return cls(path, stat.S_IFCHR | 0o444, number=(major, minor))
 
     @property
     def size(self) -> int:
@@ -76,7 +85,7 @@ def _write(out: BinaryIO, number: int, entry: Entry) -> None:
         raise ImageError(f"{entry.path!r} cannot be in a ramdisk: its name or its size", code="image.ramdisk")
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     # Inode, mode, owner, group, links, time, size, device of the file (two), device it is (two), name, no checksum.
-    fields = (number, entry.mode, 0, 0, links, 0, size, 0, 0, 0, 0, len(name), 0)
+    fields = (number, entry.mode, 0, 0, links, 0, size, 0, 0, *entry.number, len(name), 0)
     head = _MAGIC + b"".join(b"%08X" % field for field in fields) + name
     out.write(head + _padding(len(head)))
     written = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from ephemeralml.image.builder import build
 from ephemeralml.image.cpio import Entry
 from ephemeralml.image.debian import DebianPackage
 from ephemeralml.image.interpreter import LIBRARY, LOADER, PROGRAM, Interpreter
+from ephemeralml.image.kernel import Kernel
 from ephemeralml.image.metadata import Metadata
 from ephemeralml.image.pieces import Piece
 from ephemeralml.image.sources import FOLDER, INIT, enclave_sources
@@ -19,7 +20,8 @@ from ephemeralml.image.wheels import Wheel
 
 # As `ephemeralml.enclave.init` starts the rest. Linux gives a script's interpreter one argument and no more.
 SHEBANG: Final = b"#!/usr/bin/python3.13 -ISBu\n"
-# Where init mounts what the kernel offers.
+# Where init mounts what the kernel offers. The interpreter starts before it does, and wants random bytes for its
+# dictionaries while the kernel may have none yet: urandom(4) gives them all the same.
 _MOUNT_POINTS: Final = ("dev", "proc", "sys", "run")
 _EXECUTABLES: Final = (PROGRAM, LOADER)
 # Debian's packages have everything under /usr; programs name their loader by its old place.
@@ -57,9 +59,7 @@ def build_enclave(
     *,
     configuration: bytes,
     recipe: Recipe,
-    kernel: Path,
-    cmdline: str,
-    modules: Sequence[Path] = (),
+    kernel: Kernel,
     metadata: Metadata,
     signing_cert: Piece | None = None,
     signing_key: Piece | None = None,
@@ -68,9 +68,8 @@ def build_enclave(
 ) -> EnclaveImage:
     """Write the image at `out`: the same recipe, configuration, kernel and sources give the same registers anywhere.
 
-    `configuration` is the file the enclave reads; `modules` are the kernel's, for init to load. `work` is an empty
-    folder, in which the files stay. `on_step` hears what begins. Raises OSError, and `ImageError` of all that has a
-    part in it.
+    `configuration` is the file the enclave reads. `work` is an empty folder, in which the files stay. `on_step` hears
+    what begins. Raises OSError, and `ImageError` of all that has a part in it.
     """
     cache = debian.cache_folder()
     packages = debian.fetch(
@@ -100,9 +99,10 @@ def build_enclave(
         "base": (
             *rootfs.entries(base, executables=_EXECUTABLES),
             *(Entry.folder(name) for name in _MOUNT_POINTS),
+            Entry.device("dev/urandom", 1, 9),
             *(Entry.link(name, target) for name, target in _MERGED.items()),
             Entry.file("init", SHEBANG + (FOLDER / INIT).read_bytes(), executable=True),
-            *(Entry.file(module.name, module) for module in modules),
+            *(Entry.file(module.name, module) for module in kernel.modules),
         ),
         "application": tuple(rootfs.entries(application)),
     }
@@ -117,8 +117,8 @@ def build_enclave(
     on_step("measuring")
     pcrs = build(
         out,
-        kernel=kernel,
-        cmdline=cmdline,
+        kernel=kernel.bzimage,
+        cmdline=kernel.cmdline,
         ramdisks=packed,
         metadata=metadata,
         signing_cert=signing_cert,
