@@ -12,6 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from ephemeralml.errors import ImageError
+from ephemeralml.image import debian, wheels
+from ephemeralml.image.enclave import Recipe
+
 # How long a machine takes is no property of the code.
 settings.register_profile("ephemeralml", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ephemeralml")
@@ -35,6 +39,18 @@ def vectors() -> Path:
 def golden() -> Path:
     """Texts and their embeddings by sentence-transformers."""
     return _folder(_VECTORS.parent / "golden")
+
+
+@pytest.fixture(scope="session")
+def image_cache() -> Path:
+    """The cache of packages, with all in it that the recipe of the enclave's image names."""
+    recipe, folder = Recipe.load(Path(__file__).parents[1] / "deploy" / "image"), debian.cache_folder()
+    try:
+        debian.fetch(recipe.packages, cache=folder / "debs")
+        wheels.fetch(recipe.wheels, cache=folder / "wheels")
+    except (ImageError, OSError) as error:
+        pytest.skip(f"THE ENCLAVE'S IMAGE IS NOT TESTED: a package of its recipe cannot be fetched: {error}")
+    return folder
 
 
 _TOKENS = [

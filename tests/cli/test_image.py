@@ -61,7 +61,7 @@ def build(run: Run, folder: Path) -> Callable[..., tuple[int, str, str]]:
     return call
 
 
-@pytest.mark.parametrize("command", ["build", "measure", "describe", "diff"])
+@pytest.mark.parametrize("command", ["build", "enclave", "measure", "describe", "diff"])
 def test_help_has_an_example(run: Run, command: str) -> None:
     status, out, _ = run("image", command, "--help")
     assert status == 0

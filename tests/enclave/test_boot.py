@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha384
+from hashlib import sha256, sha384
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from nsm_driver import NsmDriver
 
-from ephemeralml.attestation import AttestationDocument, KeyReleaseBinding
+from ephemeralml.attestation import AttestationDocument, KeyReleaseBinding, chain
 from ephemeralml.codec import cbor
 from ephemeralml.devcloud.kms.cms import envelope
 from ephemeralml.devcloud.nsm import SoftwareNsm
@@ -57,8 +57,6 @@ class Keys:
 
 class Module(SecurityModule):
     """A software NSM without a socket, whose clock is `ahead`."""
-
-    platform = "local"
 
     def __init__(self, *, ahead: timedelta = timedelta()) -> None:
         super().__init__()
@@ -254,9 +252,26 @@ def test_the_device_of_an_enclave_boots_the_same(
     with path.open("rb") as device:
         booted = start(Host(package()), security_module=NitroSecurityModule(device.fileno()))
         claims = issue(booted)
-    assert claims.security_mode == "production"
+    assert claims.security_mode == "evaluation"
     assert claims.enclave_measurements.pcr2 == b"\x03" * 48
     assert claims.iat == pytest.approx(time.time(), abs=5)
+
+
+@pytest.mark.parametrize(("pcr0", "mode"), [(b"\x01" * 48, "production"), (bytes(48), "evaluation")])
+def test_production_is_under_the_pinned_root_without_debug_mode(
+    start: Callable[..., Booted],
+    package: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    pcr0: bytes,
+    mode: str,
+) -> None:
+    root = DevelopmentRoot.create()
+    module = Module()
+    module._nsm = SoftwareNsm(root, {0: pcr0})
+    assert issue(start(Host(package()), security_module=module)).security_mode == "evaluation"
+    monkeypatch.setattr(chain, "AWS_NITRO_ROOT_G1_SHA256", sha256(root.der).digest())
+    module._nsm = SoftwareNsm(root, {0: pcr0})
+    assert issue(start(Host(package()), security_module=module)).security_mode == mode
 
 
 def test_an_older_version_is_refused(start: Callable[..., Booted], package: Callable[..., Path]) -> None:

@@ -129,8 +129,6 @@ def test_the_difference_is_never_more_than_to_either_end(ahead: float, took: flo
 
 
 class Local(SecurityModule):
-    platform = "local"
-
     def __init__(self, ahead: timedelta) -> None:
         super().__init__()
         self.ahead = ahead

@@ -151,3 +151,10 @@ def test_roots_of_kms() -> None:
 def test_a_configuration_without_roots_is_measured_as_before_there_were_any() -> None:
     measured: Any = cbor.decode(parse().to_bytes())
     assert set(measured) == {"model_owner", "model_id", "minimum_model_version", "issuer", "limits"}
+
+
+def test_its_file_has_every_value_and_is_one_for_one_measured_form() -> None:
+    small, full = parse(), parse(model_id="tiny", kms_roots=[ROOT], limits={"idle_seconds": 5})
+    assert [Configuration.parse(each.to_json()) for each in (small, full)] == [small, full]
+    assert parse(issuer=small.issuer, limits={}).to_json() == small.to_json()
+    assert json.loads(small.to_json())["limits"].keys() == {item.name for item in fields(Limits)}

@@ -21,7 +21,6 @@ RANDOM = bytes(range(256))
 
 
 class Module(SecurityModule):
-    platform = "nitro"
     answer = cbor.encode({"GetRandom": {"random": RANDOM}})
 
     def _exchange(self, request: bytes) -> bytes:

@@ -17,6 +17,7 @@ from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.__main__ import security_module
 from ephemeralml.enclave.clock import require_clock_source
 from ephemeralml.enclave.entropy import seed_kernel
+from ephemeralml.enclave.nsm import NitroSecurityModule
 from ephemeralml.errors import PlatformError
 
 
@@ -36,7 +37,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NsmDriver:
 @pytest.mark.skipif(os.geteuid() != 0, reason="the kernel takes random bytes from root alone")
 def test_the_device_is_the_nitro_platform_and_seeds_the_kernel_first(driver: NsmDriver, tmp_path: Path) -> None:
     module = security_module(device=tmp_path / "nsm", descriptor=None)
-    assert module.platform == "nitro"
+    assert isinstance(module, NitroSecurityModule)
     assert driver.requests == [cbor.encode("GetRandom")]
 
 
@@ -72,6 +73,20 @@ def test_a_device_that_is_no_nsm_ends_it(tmp_path: Path) -> None:
     ended = started(tmp_path, "--nsm-device", "/dev/null")
     assert ended.returncode == 1
     assert ended.stderr.endswith(("[nsm.driver]\n", "[entropy.generator]\n"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up being it")
+def test_root_is_given_up_for_good() -> None:
+    program = """
+import os
+from ephemeralml.enclave.__main__ import give_up_root
+give_up_root()
+print(os.getresuid(), os.getresgid(), os.getgroups())
+os.setuid(0)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.stdout == "(65534, 65534, 65534) (65534, 65534, 65534) []\n"
+    assert "PermissionError" in ended.stderr
 
 
 def test_two_modules_are_one_too_many(tmp_path: Path) -> None:

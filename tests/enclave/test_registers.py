@@ -20,8 +20,6 @@ PCR16, PCR17 = (sha384(bytes(48) + digest).digest() for digest in (MANIFEST, CON
 
 
 class Local(SecurityModule):
-    platform = "local"
-
     def __init__(self) -> None:
         super().__init__()
         self._nsm = SoftwareNsm(DevelopmentRoot.create(), {0: b"\x01" * 48})

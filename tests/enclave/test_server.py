@@ -28,8 +28,6 @@ from ephemeralml.session.transport import Address
 class Module(SecurityModule):
     """A software NSM `ahead` of the system's clock; without one, it is broken."""
 
-    platform = "local"
-
     def __init__(self) -> None:
         super().__init__()
         self.ahead: timedelta | None = timedelta()
@@ -68,6 +66,7 @@ def test_handshakes_that_are_refused_are_told_of_once(
         encoder=encoder,
         boot_id=b"b" * 16,
         receipt_key=Ed25519PrivateKey.generate(),
+        production=False,
         stages={},
     )
 

@@ -88,6 +88,7 @@ class GatedEnclave:
             encoder=encoder,
             boot_id=b"b" * 16,
             receipt_key=Ed25519PrivateKey.generate(),
+            production=False,
             stages={},
         )
 
@@ -107,7 +108,7 @@ def main(folder: str, model: str, drain_seconds: str) -> None:
     enclave = GatedEnclave(Path(folder), Path(model))
     nobody = Upstream(Address("unix", path=f"{folder}/host"))
     with Batcher(enclave.booted.encoder) as batcher:
-        asyncio.run(program._serve(enclave.booted, batcher, enclave.listen, nobody))
+        asyncio.run(program._serve(enclave.booted, batcher, enclave.listen, nobody, hosted=True))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ephemeralml.attestation.binding import KeyReleaseBinding, SessionBinding
-from ephemeralml.attestation.chain import AWS_NITRO_ROOT_G1_SHA256
+from ephemeralml.attestation.chain import AWS_NITRO_ROOT_G1_SHA256, is_nitro_root
 from ephemeralml.attestation.document import AttestationDocument
 from ephemeralml.attestation.policy import Measurements, Policy
 from ephemeralml.attestation.verdict import Step, Verdict
@@ -19,5 +19,6 @@ __all__ = [
     "Step",
     "Verdict",
     "bind_session",
+    "is_nitro_root",
     "verify_document",
 ]

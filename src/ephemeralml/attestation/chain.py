@@ -43,8 +43,13 @@ def verify_signature(document: AttestationDocument) -> x509.Certificate:
     return leaf
 
 
+def is_nitro_root(root: bytes) -> bool:
+    """Whether `root` (DER) is the AWS Nitro Enclaves root G1."""
+    return hmac.compare_digest(hashlib.sha256(root).digest(), AWS_NITRO_ROOT_G1_SHA256)
+
+
 def _platform(root: bytes, extra_roots: Sequence[bytes]) -> Platform:
-    if hmac.compare_digest(hashlib.sha256(root).digest(), AWS_NITRO_ROOT_G1_SHA256):
+    if is_nitro_root(root):
         return "nitro"
     if any(hmac.compare_digest(root, extra) for extra in extra_roots):
         return "local"

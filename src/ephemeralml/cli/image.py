@@ -10,7 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ephemeralml.cli.image_enclave import enclave
+
 app = typer.Typer(help="Enclave images (EIF): build, measure, describe, compare.", no_args_is_help=True)
+app.command()(enclave)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import resource
 import signal
 import socket
@@ -23,6 +24,8 @@ from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.inference import Batcher
 from ephemeralml.session.transport import Address, raise_descriptor_limit
+
+_NOBODY = 65534
 
 
 def main() -> int:
@@ -46,10 +49,13 @@ def main() -> int:
     try:
         configuration = Configuration.load(arguments.configuration)
         listen = Address.parse(arguments.listen)
+        hosted = arguments.nsm_fd is not None
         module = security_module(device=arguments.nsm_device, descriptor=arguments.nsm_fd)
+        if not hosted:
+            give_up_root()
         booted = boot(configuration, module=module, upstream=upstream)
         with Batcher(booted.encoder) as batcher:
-            asyncio.run(_serve(booted, batcher, listen, upstream))
+            asyncio.run(_serve(booted, batcher, listen, upstream, hosted=hosted))
     except EphemeralMLError as error:
         upstream.report("failed", code=error.code, message=str(error))
         return _failed(error)
@@ -77,7 +83,15 @@ def security_module(*, device: Path, descriptor: int | None) -> SecurityModule:
     return module
 
 
-async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream) -> None:
+def give_up_root() -> None:
+    """Become a user who owns nothing: the device is open and the pool is seeded, which is all that took root."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream, *, hosted: bool) -> None:
     server = Server(booted, batcher=batcher, on_refusing=_print_refusing)
 
     async def ready(address: Address) -> None:
@@ -95,7 +109,7 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
             serving.cancel()
 
     loop.add_signal_handler(signal.SIGTERM, told_to_stop)
-    if booted.module.platform == "local":
+    if hosted:
         # The hypervisor's stand-in holds the other end of standard input: an enclave does not outlive it.
         loop.add_reader(sys.stdin, serving.cancel)
     loop.set_exception_handler(_report_type)

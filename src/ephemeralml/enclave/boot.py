@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ephemeralml.attestation import KeyReleaseBinding
+from ephemeralml.attestation import AttestationDocument, KeyReleaseBinding, is_nitro_root
 from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.enclave.key_release import KeyRequest
 from ephemeralml.enclave.kms_direct import DirectKms
@@ -26,7 +26,10 @@ _BOOT_ID_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Booted:
-    """An enclave ready to serve. `stages` holds the milliseconds of each step of the boot."""
+    """An enclave ready to serve. `stages` holds the milliseconds of each step of the boot.
+
+    `production` is what its own evidence says: AWS's root vouches for it, and it is not in debug mode.
+    """
 
     configuration: Configuration
     module: SecurityModule
@@ -35,6 +38,7 @@ class Booted:
     encoder: Encoder
     boot_id: bytes
     receipt_key: Ed25519PrivateKey = field(repr=False)
+    production: bool
     stages: dict[str, float]
 
 
@@ -88,6 +92,7 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
     files = open_package(manifest, source=upstream, dek=dek)
     del dek
     watch.lap("fetch_and_decrypt")
+    evidence = AttestationDocument.parse(document)
     encoder = Encoder.from_buffers(files, spec=manifest.spec)
     watch.lap("load")
     return Booted(
@@ -98,5 +103,6 @@ def boot(configuration: Configuration, *, module: SecurityModule, upstream: Upst
         encoder=encoder,
         boot_id=boot_id,
         receipt_key=Ed25519PrivateKey.generate(),
+        production=is_nitro_root(evidence.cabundle[0]) and not evidence.debug,
         stages=watch.stages,
     )

@@ -114,6 +114,20 @@ class Configuration:
             }
         )
 
+    def to_json(self) -> bytes:
+        """A file that `parse` reads, with every value in force: one file for one measured form."""
+        optional: dict[str, object] = {} if self.model_id is None else {"model_id": self.model_id}
+        if self.kms_roots:
+            optional["kms_roots"] = [base64.b64encode(root).decode() for root in self.kms_roots]
+        value = {
+            "model_owner": self.model_owner.hex(),
+            "minimum_model_version": self.minimum_model_version,
+            "issuer": self.issuer,
+            "limits": {item.name: getattr(self.limits, item.name) for item in fields(Limits)},
+            **optional,
+        }
+        return json.dumps(value, indent=2).encode() + b"\n"
+
     @property
     def digest(self) -> bytes:
         """SHA-256 of the measured form."""

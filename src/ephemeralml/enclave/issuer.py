@@ -8,9 +8,9 @@ from hashlib import sha256
 
 from ephemeralml.enclave.boot import Booted
 from ephemeralml.receipts import Claims, EnclaveMeasurements, issue_receipt
+from ephemeralml.receipts.claims import EVALUATION, PRODUCTION
 from ephemeralml.receipts.version import receipt_version
 
-_DEBUG_PCR0 = bytes(48)
 _MEASURED = (0, 1, 2, 3, 4, 8)
 
 
@@ -29,8 +29,7 @@ class Issuer:
             pcr4=pcrs["pcr4"],
             pcr8=pcrs["pcr8"],
         )
-        production = booted.module.platform == "nitro" and pcrs["pcr0"] != _DEBUG_PCR0
-        self._security_mode = "production" if production else "evaluation"
+        self._security_mode = PRODUCTION if booted.production else EVALUATION
         self._policy_version = f"sha256:{booted.configuration.digest.hex()}"
         self._model_digest = booted.manifest.digest
         self._model_version = receipt_version(booted.manifest, booted.encoder.precision)

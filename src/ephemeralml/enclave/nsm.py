@@ -33,8 +33,6 @@ class Raw(ctypes.Structure):
 class NitroSecurityModule(SecurityModule):
     """The NSM behind `descriptor`, its opened device. The driver takes requests one at a time."""
 
-    platform = "nitro"
-
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor

@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import Final
 
 from ephemeralml.attestation import AttestationDocument
 from ephemeralml.codec import cbor
@@ -45,12 +45,10 @@ class SecurityModuleError(EphemeralMLError):
 
 
 class SecurityModule(ABC):
-    """What boot and sessions ask of the platform: ``nitro`` or ``local``. Thread-safe.
+    """What boot and sessions ask of the platform. Thread-safe.
 
     `clock` is held against the module's time at each document. Every method raises `SecurityModuleError`.
     """
-
-    platform: ClassVar[str]
 
     def __init__(self) -> None:
         self.clock: Final = Clock()
@@ -121,8 +119,6 @@ class SecurityModule(ABC):
 
 class SocketSecurityModule(SecurityModule):
     """A software NSM at the other end of `connection`: a length, then a CBOR request; the same back."""
-
-    platform = "local"
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__()

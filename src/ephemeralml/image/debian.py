@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from email import message_from_bytes
+from email.message import Message
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Final, Self
@@ -121,11 +123,25 @@ def unpack(deb: Path, into: Path, *, wanted: Callable[[str], bool] = lambda _: T
     """
     with deb.open("rb") as file:
         try:
-            _seek_data(file)
+            _seek_member(file, b"data.tar.xz")
             with tarfile.open(fileobj=file, mode="r|xz") as archive:
                 archive.extractall(into, members=_members(archive, wanted), filter="tar")
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise ImageError(f"{deb} is not a Debian package: {error}", code="image.packages") from error
+
+
+def control(deb: Path) -> Message:
+    """What a package says of itself (deb-control(5)). Raises OSError and `ImageError` (``image.packages``)."""
+    with deb.open("rb") as file:
+        try:
+            _seek_member(file, b"control.tar.xz")
+            with tarfile.open(fileobj=file, mode="r|xz") as archive:
+                for member in archive:
+                    if member.name == "./control" and (content := archive.extractfile(member)) is not None:
+                        return message_from_bytes(content.read())
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise ImageError(f"{deb} is not a Debian package: {error}", code="image.packages") from error
+    raise ImageError(f"{deb} is not a Debian package: it has no control file", code="image.packages")
 
 
 def _cached(
@@ -176,16 +192,16 @@ def _digest(file: IO[bytes], write: Callable[[bytes], object], *, limit: int = _
     return digest.hexdigest()
 
 
-def _seek_data(file: IO[bytes]) -> None:
-    """Go to the content of ``data.tar.xz`` (deb(5))."""
+def _seek_member(file: IO[bytes], name: bytes) -> None:
+    """Go to the content of a member (deb(5))."""
     if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
         raise ValueError("it has no ar archive's beginning")
     while len(header := file.read(_AR_HEADER)) == _AR_HEADER:
-        if header[:16].rstrip(b" /") == b"data.tar.xz":
+        if header[:16].rstrip(b" /") == name:
             return
         size = int(header[48:58])
         file.seek(size + size % 2, os.SEEK_CUR)
-    raise ValueError("it has no data.tar.xz")
+    raise ValueError(f"it has no {name.decode()}")
 
 
 def _members(archive: tarfile.TarFile, wanted: Callable[[str], bool]) -> Iterator[tarfile.TarInfo]:

@@ -1,0 +1,93 @@
+"""`ephemeralml image enclave`: the whole image of an enclave, from its recipe and its owner's configuration."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ephemeralml.image.contents import Contents
+
+
+def enclave(
+    *,
+    configuration: Annotated[Path, typer.Option(help="The enclave's configuration, JSON: it is measured.")],
+    out: Annotated[Path, typer.Option(help="The image; replaced if it exists.")],
+    kernel: Annotated[Path, typer.Option(help="The kernel, a bzImage.")],
+    cmdline: Annotated[str, typer.Option(help="The kernel's command line itself.")],
+    recipe: Annotated[Path, typer.Option(help="Folder of the lists of packages.")] = Path("deploy/image"),
+    private_key: Annotated[Path | None, typer.Option(help="Key of the signing certificate, PEM.")] = None,
+    signing_certificate: Annotated[Path | None, typer.Option(help="Sign the image: PCR8 will name this.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write what is inside, each file with its hash: JSON.")] = None,
+    sbom: Annotated[Path | None, typer.Option(help="Write a bill of materials: CycloneDX 1.6, JSON.")] = None,
+) -> None:
+    """Build the enclave's image: anyone with the same recipe, configuration and sources gets the same registers.
+
+    Example: ephemeralml image enclave --configuration enclave.json --kernel bzImage --cmdline "console=ttyS0"
+    --out enclave.eif --report enclave.report.json --sbom enclave.cdx.json
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from ephemeralml import image  # noqa: PLC0415
+    from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
+    from ephemeralml.files import write_whole  # noqa: PLC0415
+    from ephemeralml.image import contents  # noqa: PLC0415
+    from ephemeralml.image.enclave import Recipe, build_enclave  # noqa: PLC0415
+    from ephemeralml.image.sbom import kernel_release  # noqa: PLC0415
+    from ephemeralml.image.sbom import sbom as bill  # noqa: PLC0415
+
+    if (private_key is None) != (signing_certificate is None):
+        raise typer.BadParameter("--private-key and --signing-certificate go together")
+    measured = Configuration.load(configuration).to_json()
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="ephemeralml-") as work, console.status("reading the recipe") as status:
+        built = build_enclave(
+            out,
+            configuration=measured,
+            recipe=Recipe.load(recipe),
+            kernel=kernel,
+            cmdline=cmdline,
+            metadata=image.Metadata(
+                image_name="ephemeralml",
+                image_version=version("ephemeralml"),
+                build_tool_version=version("ephemeralml"),
+                kernel_version=kernel_release(kernel),
+            ),
+            signing_cert=signing_certificate,
+            signing_key=private_key,
+            work=Path(work),
+            on_step=status.update,
+        )
+        if sbom is not None:
+            bom = bill(
+                pcrs=built.pcrs,
+                packages=built.packages,
+                libraries=built.wheels,
+                sources=built.sources,
+                kernel=kernel,
+            )
+            write_whole(sbom, _json(bom))
+        if report is not None:
+            size = out.stat().st_size
+            write_whole(report, _json(contents.report(built.base, built.application, pcrs=built.pcrs, size=size)))
+        ramdisks = {"base": built.base, "application": built.application, "total": (*built.base, *built.application)}
+        counted = {name: contents.Contents.of(entries) for name, entries in ramdisks.items()}
+    _print_contents(counted)
+    print(f"\nwrote {out}: {out.stat().st_size:,} bytes")
+    for name, value in built.pcrs.items():
+        print(f"{name}  {value}")
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def _print_contents(counted: dict[str, Contents]) -> None:
+    print(f"{'ramdisk':12} {'files':>6} {'bytes':>12} {'executables':>12} {'shared objects':>15} {'modules':>8}")
+    for name, row in counted.items():
+        print(f"{name:12} {row.files:6,} {row.bytes:12,} {row.executables:12} {row.shared_objects:15} {row.modules:8,}")
