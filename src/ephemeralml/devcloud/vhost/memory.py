@@ -1,65 +1,88 @@
-"""The guest's memory, shared by QEMU: what an address that somebody else chose leads to, or an error."""
+"""The guest's memory: what QEMU shares of it, mapped here, and found again by either of its two addresses."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
-from ephemeralml.errors import EphemeralMLError
+from ephemeralml.devcloud.vhost.violation import DeviceViolationError
 
-# VHOST_MEMORY_BASELINE_NREGIONS, as many as one message has room for.
+# vhost-user, "Memory regions description": at most 8 without further protocol features.
 MAX_REGIONS: Final = 8
-
-
-class VhostError(EphemeralMLError):
-    """The guest or QEMU broke the protocol; the device stops serving it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="vhost.protocol")
+_COUNT: Final = struct.Struct("<II")
+_REGION: Final = struct.Struct("<QQQQ")
+_ADDRESSES: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
-    """A piece of memory: where the guest sees it, where QEMU does, and where it lies in the file passed along."""
-
+class _Region:
     guest: int
-    size: int
     user: int
-    offset: int
+    size: int
+    view: memoryview
 
 
 class GuestMemory:
-    """Views of the guest's memory by its own addresses and by QEMU's (vhost-user, "Memory regions description").
+    """The regions of one SET_MEM_TABLE. Views of them must not outlive it: the memory is unmapped with the last one."""
 
-    Every read and write goes through `guest` or `user`, which raise `VhostError` for what is not wholly inside.
-    """
+    def __init__(self, regions: Sequence[_Region] = ()) -> None:
+        self._regions = tuple(regions)
 
-    def __init__(self, regions: Sequence[Region], descriptors: Sequence[int]) -> None:
-        if not 0 < len(regions) <= MAX_REGIONS or len(regions) != len(descriptors):
-            raise VhostError(f"{len(regions)} memory regions with {len(descriptors)} files")
-        self._mapped: list[tuple[Region, memoryview]] = []
-        for region, descriptor in zip(regions, descriptors, strict=True):
-            if region.offset + region.size > os.fstat(descriptor).st_size:
-                raise VhostError("a memory region is larger than its file")
-            # From the start of the file: the offset need not be of whole pages.
-            mapped = mmap.mmap(descriptor, region.offset + region.size)
-            self._mapped.append((region, memoryview(mapped)[region.offset :]))
+    @classmethod
+    def map(cls, payload: bytes, descriptors: Sequence[int]) -> Self:
+        """Map the regions of a message; `descriptors` stay the caller's to close.
+
+        Raises `DeviceViolationError` (``vhost.memory``).
+        """
+        if len(payload) < _COUNT.size:
+            raise _refused("a table without its count")
+        count, _ = _COUNT.unpack_from(payload)
+        if not 0 < count <= MAX_REGIONS or len(payload) != _COUNT.size + count * _REGION.size:
+            raise _refused(f"a table of {count} regions in {len(payload)} bytes")
+        if len(descriptors) != count:
+            raise _refused(f"{count} regions with {len(descriptors)} descriptors")
+        regions = []
+        for entry, descriptor in zip(_REGION.iter_unpack(payload[_COUNT.size :]), descriptors, strict=True):
+            guest, size, user, offset = entry
+            regions.append(_map(guest, size, user, offset, descriptor))
+        return cls(regions)
 
     def guest(self, address: int, size: int) -> memoryview:
-        """`size` bytes at an address of the guest's."""
-        for region, view in self._mapped:
+        """`size` bytes at a guest-physical address. Raises `DeviceViolationError` (``vhost.ring``)."""
+        for region in self._regions:
             start = address - region.guest
             if start >= 0 and start + size <= region.size:
-                return view[start : start + size]
-        raise VhostError("the guest names memory that it does not have")
+                return region.view[start : start + size]
+        raise DeviceViolationError(
+            f"the guest names {size} bytes at {address:#x}, which is no memory of its", code="vhost.ring"
+        )
 
     def user(self, address: int, size: int) -> memoryview:
-        """`size` bytes at an address of QEMU's."""
-        for region, view in self._mapped:
+        """`size` bytes at an address of QEMU's own. Raises `DeviceViolationError` (``vhost.memory``)."""
+        for region in self._regions:
             start = address - region.user
             if start >= 0 and start + size <= region.size:
-                return view[start : start + size]
-        raise VhostError("QEMU names memory that it did not share")
+                return region.view[start : start + size]
+        raise _refused(f"{size} bytes at {address:#x}, which is in no region")
+
+
+def _map(guest: int, size: int, user: int, offset: int, descriptor: int) -> _Region:
+    if not size or max(guest, user, offset) + size > _ADDRESSES:
+        raise _refused("a region that is empty or goes round the end of all addresses")
+    # A mapping begins with a page; memory beyond the file's end would be a signal at its first use.
+    begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+    try:
+        if os.fstat(descriptor).st_size < offset + size:
+            raise _refused("a region that is larger than its file")
+        mapping = mmap.mmap(descriptor, offset - begin + size, offset=begin)
+    except (OSError, ValueError, OverflowError) as error:
+        raise _refused(f"a region that cannot be mapped: {error}") from error
+    return _Region(guest, user, size, memoryview(mapping)[offset - begin :])
+
+
+def _refused(what: str) -> DeviceViolationError:
+    return DeviceViolationError(f"the front-end's memory: {what}", code="vhost.memory")

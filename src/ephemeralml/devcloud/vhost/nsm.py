@@ -1,32 +1,58 @@
-"""The Nitro Secure Module as the device that Linux drives (drivers/misc/nsm.c): one ring, a request and its answer."""
+"""The Nitro Security Module as a virtio device (number 33): one ring, a request and then a room for its answer.
+
+There is no specification of it; this is what Linux's driver does (drivers/misc/nsm.c): two buffers, the request to be
+read and the answer to be written, of which it expects both back, in this order, when it is notified for the first time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from ephemeralml.devcloud.vhost.server import Device
+from ephemeralml.devcloud.nsm import MAX_REQUEST_BYTES, SoftwareNsm
+from ephemeralml.devcloud.vhost.queue import Chain, Virtqueue
+from ephemeralml.devcloud.vhost.violation import DeviceViolationError
 
-VIRTIO_ID: Final = 33
-"""VIRTIO_ID_NITRO_SEC_MOD (linux/virtio_ids.h)."""
-
-_REQUEST_BYTES: Final = 0x1000
+RESPONSE_BYTES: Final = 0x3000
 
 
-class NsmDevice(Device):
-    """`handle` answers the bytes of one request, as `SoftwareNsm.handle` does."""
+class NsmDevice:
+    """Answers with `software`, one request at a time."""
 
-    ring_count: ClassVar = 1
+    rings = 1
+    configuration = b""
 
-    def __init__(self, handle: Callable[[bytes], bytes]) -> None:
-        super().__init__()
-        self._handle = handle
+    def __init__(self, software: SoftwareNsm) -> None:
+        self._software = software
+        self._request: Chain | None = None
 
-    def serve(self) -> None:
-        """Answer every request that is there."""
-        if not self.rings:
-            return
-        (ring,) = self.rings
-        while (chain := ring.pop()) is not None:
-            # One byte more shows the module that a request is too long.
-            ring.push(chain, chain.write(self._handle(chain.read()[: _REQUEST_BYTES + 1])))
+    def attach(self, wake: Callable[[], None]) -> None:
+        """There is nothing that it would say by itself."""
+
+    def reset(self) -> None:
+        """Forget half a request."""
+        self._request = None
+
+    def serve(self, queues: Sequence[Virtqueue | None]) -> bool:
+        """Answer one request, if there is a whole one. Raises `DeviceViolationError` (``vhost.ring``)."""
+        (queue,) = queues
+        if queue is None or (chain := queue.take()) is None:
+            return False
+        if self._request is None and not chain.writable:
+            self._request = chain
+            return True
+        request, self._request = self._request, None
+        if request is None or chain.readable or chain.room != RESPONSE_BYTES:
+            raise DeviceViolationError(
+                f"the guest's security module gets a request, then a room of {RESPONSE_BYTES} bytes, and nothing else",
+                code="vhost.ring",
+            )
+        content = request.read(MAX_REQUEST_BYTES)
+        if content is None:
+            raise DeviceViolationError(
+                f"the guest asks its security module with more than {MAX_REQUEST_BYTES} bytes", code="vhost.ring"
+            )
+        # The driver looks once, with the first notification.
+        queue.give((request, 0), (chain, chain.write(self._software.handle(content))))
+        queue.notify()
+        return True

@@ -1,109 +1,162 @@
-"""One connection of the guest's vsock and the Unix socket at its other end, with the credit of both sides."""
+"""One connection between the guest and a Unix socket of the host's, and the credit of either side (virtio 5.10.6.3).
+
+Towards the host at most `ALLOCATED` bytes wait here; towards the guest nothing does, it is read when there is room.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from typing import Final
+from typing import Final, Protocol
 
-from ephemeralml.devcloud.vhost.memory import VhostError
-from ephemeralml.devcloud.vhost.packet import SHUTDOWN_RECEIVE, SHUTDOWN_SEND, Operation
+from ephemeralml.devcloud.vhost.packet import Key
 
-CREDIT_BYTES: Final = 256 * 1024
-"""What is held for a reader that is slow; a guest that sends more has broken the protocol."""
+ALLOCATED: Final = 128 * 1024
+# Told this early, a guest that waits for room to send its next piece never waits for us (vsock of Linux sends 64 KiB).
+_TELL_BYTES: Final = 32 * 1024
+_WRAP: Final = 1 << 32
 
-# A guest that has half its window left sends in small pieces, and one with none left stops.
-_UPDATE_BYTES: Final = 32 * 1024
+
+class Owner(Protocol):
+    """Who is told what happens at the host's side of a stream."""
+
+    def readable(self, stream: Stream) -> None:
+        """There may be something to read for the guest."""
+
+    def relieved(self, stream: Stream) -> None:
+        """The host has taken so much that the guest ought to know."""
+
+    def failed(self, stream: Stream) -> None:
+        """The host's side is gone."""
+
+    def drained(self, stream: Stream) -> None:
+        """The host has taken all."""
 
 
 class Stream:
-    """Bytes both ways. Whoever owns it sends the packets that `pending` names, and data while `can_send`.
+    """Bytes both ways. The guest's numbers are believed as far as they only bound what it gets itself."""
 
-    `opened` is when both sides know of it; before, nothing is read from the socket.
-    """
-
-    def __init__(self, connection: socket.socket, *, opened: bool, credit: int = 0, forwarded: int = 0) -> None:
-        connection.setblocking(False)
-        self.socket = connection
-        self.opened = opened
-        self.pending: list[Operation] = []
-        # Towards the guest: its room, what it has taken, what was sent.
-        self._credit, self._taken, self._sent = credit, forwarded, 0
-        # From the guest: what waits for the socket, what came, what was written, what of that it was told.
+    def __init__(self, connection: socket.socket, key: Key, owner: Owner) -> None:
+        self.key = key
+        self.opened = False
+        self._connection = connection
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        # Towards the guest: its room, what it has used up of what it got, what it got.
+        self._room = self._used = self._sent = 0
+        self._reading = self._silent = self._deaf = False
+        # Towards the host.
         self._waiting = bytearray()
-        self._written = 0
+        self._last_came = self._writing = False
+        self.forwarded = 0
         self._told = 0
-        self._guest_ended = self._socket_ended = self._half_closed = False
+
+    # Towards the guest.
+
+    def credit(self, *, allocated: int, forwarded: int) -> None:
+        """What the guest says of its room, with every packet."""
+        self._room, self._used = allocated, forwarded
+        if self.opened:
+            self.listen()
 
     @property
-    def forwarded(self) -> int:
-        """Bytes of the guest's that the socket took, modulo 2³². Whoever asks tells the guest."""
-        self._told = self._written
-        return self._written % 2**32
+    def _credit(self) -> int:
+        return self._room - (self._sent - self._used) % _WRAP
 
-    @property
-    def can_send(self) -> int:
-        """Bytes that the guest has room for now; 0 when it takes no more."""
-        if not self.opened or self._socket_ended:
-            return 0
-        return max(0, self._credit - (self._sent - self._taken) % 2**32)
+    def listen(self) -> None:
+        """Watch for something to read, unless the guest has no room or one of both wants no more."""
+        if not (self._reading or self._silent or self._deaf) and self._credit > 0:
+            self._reading = True
+            self._loop.add_reader(self._connection, self._readable)
 
-    @property
-    def writing(self) -> bool:
-        """Whether something waits for the socket."""
-        return bool(self._waiting)
+    def _readable(self) -> None:
+        self._stop_reading()
+        self._owner.readable(self)
 
-    @property
-    def finished(self) -> bool:
-        """Whether neither side has anything more to say."""
-        return self._guest_ended and self._socket_ended and not self._waiting
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._connection)
 
-    def credited(self, credit: int, forwarded: int) -> None:
-        """The guest tells of its room."""
-        self._credit, self._taken = credit, forwarded
-
-    def receive_into(self, room: memoryview) -> int | None:
-        """Read from the socket for the guest; 0 at its end, None when there is nothing. Raises OSError."""
+    def read(self, limit: int) -> bytes | None:
+        """At most `limit` bytes for the guest, b"" once at the end, None for nothing now. Raises OSError."""
+        if self._silent or self._deaf or (size := min(limit, self._credit)) <= 0:
+            return None
         try:
-            count = self.socket.recv_into(room)
+            data = self._connection.recv(size)
         except BlockingIOError:
             return None
-        self._sent = (self._sent + count) % 2**32
-        if not count:
-            self._socket_ended = True
-        return count
+        self._silent = not data
+        self._sent = (self._sent + len(data)) % _WRAP
+        return data
 
-    def write(self, data: bytes) -> None:
-        """Bytes of the guest's. Raises `VhostError` for more than it may send, OSError when the socket is gone."""
-        if len(self._waiting) + len(data) > CREDIT_BYTES:
-            raise VhostError("the guest sends more than it was given credit for")
+    def hear_no_more(self) -> None:
+        """The guest receives no more."""
+        self._deaf = True
+        self._stop_reading()
+        self._shut(socket.SHUT_RD)
+
+    # Towards the host.
+
+    def write(self, data: bytes) -> bool:
+        """Take what the guest sends; False when it had no credit for so much, or had said it would send no more."""
+        if self._last_came or len(self._waiting) + len(data) > ALLOCATED:
+            return False
         self._waiting += data
-        self.flush()
+        self._flush()
+        return True
 
-    def flush(self) -> None:
-        """Write what waits, as far as the socket takes it. Raises OSError."""
+    def greet(self, line: bytes) -> None:
+        """Write a line of ours, before anything of the guest's."""
+        try:
+            self._connection.send(line)
+        except OSError:
+            # Without a peer, or with one that takes not even that: the first byte of the guest's will show it.
+            return
+
+    def end(self) -> None:
+        """The guest sends no more: the host hears of it behind the last byte."""
+        self._last_came = True
+        self._flush()
+
+    def told(self) -> None:
+        """The guest gets to know what was forwarded."""
+        self._told = self.forwarded
+
+    def _flush(self) -> None:
         try:
             while self._waiting:
-                count = self.socket.send(self._waiting)
-                del self._waiting[:count]
-                self._written += count
+                taken = self._connection.send(self._waiting)
+                del self._waiting[:taken]
+                self.forwarded = (self.forwarded + taken) % _WRAP
         except BlockingIOError:
             pass
-        if self._written - self._told >= _UPDATE_BYTES:
-            self.owe_credit()
-        if self._guest_ended and not self._waiting and not self._half_closed:
-            self._half_closed = True
-            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._owner.failed(self)
+            return
+        if bool(self._waiting) != self._writing:
+            self._writing = not self._writing
+            if self._writing:
+                self._loop.add_writer(self._connection, self._flush)
+            else:
+                self._loop.remove_writer(self._connection)
+        if self._last_came and not self._waiting:
+            self._shut(socket.SHUT_WR)
+            self._owner.drained(self)
+        elif (self.forwarded - self._told) % _WRAP >= _TELL_BYTES:
+            self._owner.relieved(self)
 
-    def shut_down(self, flags: int) -> None:
-        """The guest sends or takes no more. Raises OSError."""
-        if flags & SHUTDOWN_SEND:
-            self._guest_ended = True
-            self.flush()
-        if flags & SHUTDOWN_RECEIVE and not self._socket_ended:
-            self._socket_ended = True
-            self.socket.shutdown(socket.SHUT_RD)
+    def _shut(self, how: int) -> None:
+        try:
+            self._connection.shutdown(how)
+        except OSError:
+            # The peer has left already.
+            return
 
-    def owe_credit(self) -> None:
-        """The guest asks how much was passed on, or has much room to win by knowing."""
-        if Operation.CREDIT_UPDATE not in self.pending:
-            self.pending.append(Operation.CREDIT_UPDATE)
+    def close(self) -> None:
+        """Cut it."""
+        self._stop_reading()
+        if self._writing:
+            self._loop.remove_writer(self._connection)
+            self._writing = False
+        self._connection.close()

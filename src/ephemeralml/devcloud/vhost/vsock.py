@@ -1,303 +1,313 @@
-"""The virtio socket device (virtio 1.3, section 5.10): the guest's AF_VSOCK, whose other ends are Unix sockets.
+"""A virtio socket device (virtio, section 5.10) whose host is a hybrid vsock: Unix sockets, as Firecracker has them.
 
-Whoever calls the guest does it as on Firecracker's hybrid vsock (``session/hybrid.py``); whom the guest calls is up to
-`dial`. Linux gives its third queue, events, to QEMU.
+The guest's call to port P of CID 2 or 3 arrives at ``<path>_P``. Who calls the guest connects at `path` and writes
+``CONNECT <port>``; it is CID 3 to the guest, the parent instance of a Nitro enclave.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-import selectors
 import socket
-import struct
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
-from ephemeralml.devcloud.vhost.memory import VhostError
-from ephemeralml.devcloud.vhost.packet import HEADER_BYTES, SHUTDOWN_SEND, STREAM, Operation, Packet
-from ephemeralml.devcloud.vhost.ring import Chain, Ring
-from ephemeralml.devcloud.vhost.server import Device
-from ephemeralml.devcloud.vhost.stream import CREDIT_BYTES, Stream
-from ephemeralml.session.hybrid import Line
+from ephemeralml.devcloud.vhost.caller import Caller
+from ephemeralml.devcloud.vhost.packet import HEADER_BYTES, NO_RECEIVE, NO_SEND, STREAM, Key, Operation, Packet
+from ephemeralml.devcloud.vhost.queue import Chain, Virtqueue
+from ephemeralml.devcloud.vhost.stream import ALLOCATED, Stream
+from ephemeralml.devcloud.vhost.violation import DeviceViolationError
 
+# With `ALLOCATED` bytes of each, what a guest can make wait here.
 MAX_STREAMS: Final = 1024
-_MAX_RESETS: Final = 256
-# One stream's turn, so that others get theirs.
-_TURN: Final = 16
-_ROOM_BYTES: Final = 64 * 1024
-# VMADDR_CID_HOST, and the parent of a Nitro enclave.
+# Answers that a guest provokes and does not fetch; then what it sends waits (virtio, section 5.10.6.1.2).
+MAX_REPLIES: Final = 256
+# VMADDR_CID_HOST, and the parent instance of a Nitro enclave.
 _HOST_CIDS: Final = (2, 3)
+_PARENT: Final = 3
 # What Firecracker's own ports begin with.
 _FIRST_PORT: Final = 2**30
-# (guest's port, host's CID, host's port)
-_Key = tuple[int, int, int]
+_PACKETS_AT_ONCE: Final = 64
+_DATA_BYTES: Final = 64 * 1024
+_ANSWER_SECONDS: Final = 10
+_LAST_SECONDS: Final = 30
 
 
-@dataclass(slots=True)
-class _Watched:
-    stream: Stream
-    events: int = 0
+class VsockDevice:
+    """The device of the guest with this `cid`, connected to the host at `path`, where `listener` listens."""
 
+    # Of the third, for events, QEMU takes care itself.
+    rings = 2
 
-class VsockDevice(Device):
-    """A vsock of the guest `cid`. Callers come in at the Unix socket `path`; `dial` gives a connected socket for a port
-    that the guest calls, or None when nobody is there.
-    """
-
-    ring_count: ClassVar = 2
-
-    def __init__(self, *, cid: int, path: Path, dial: Callable[[int], socket.socket | None]) -> None:
-        super().__init__()
-        self.configuration = struct.pack("<Q", cid)
+    def __init__(self, *, cid: int, path: Path, listener: socket.socket) -> None:
+        self.configuration = cid.to_bytes(8, "little")
         self._cid = cid
-        self._dial = dial
-        self._ports = itertools.cycle(range(_FIRST_PORT, 2**31))
-        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
-        self._streams: dict[_Key, _Watched] = {}
-        self._callers: set[socket.socket] = set()
-        # Packets that belong to no stream.
-        self._resets: deque[Packet] = deque()
-        self._spare: Chain | None = None
-        self._room = memoryview(bytearray(_ROOM_BYTES))
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(128)
-        self._listener.setblocking(False)
+        self._path = path
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._wake: Callable[[], None] = lambda: None
+        self._ports = itertools.count(_FIRST_PORT)
+        self._callers: set[Caller] = set()
+        self._streams: dict[Key, Stream] = {}
+        # Whose guest has closed and whose host has not taken all yet.
+        self._leaving: set[Stream] = set()
+        self._replies: deque[Packet] = deque()
+        self._relieved: dict[Stream, None] = {}
+        self._ready: dict[Stream, None] = {}
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept)
 
-    def attach(self, selector: selectors.BaseSelector) -> None:
-        """Take callers."""
-        self._selector = selector
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+    def close(self) -> None:
+        """Cut every connection and listen no more."""
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        self.reset()
+
+    # The device as `Backend` drives it.
+
+    def attach(self, wake: Callable[[], None]) -> None:
+        """`wake` has the rings served, when the host's side has something."""
+        self._wake = wake
 
     def reset(self) -> None:
-        """Hang up on everybody."""
-        super().reset()
-        for key in list(self._streams):
-            self._drop(key)
-        for caller in list(self._callers):
-            self._dismiss(caller)
-        self._resets.clear()
-        self._spare = None
+        """Cut every connection: the guest knows none of them any more."""
+        while self._callers:
+            caller = self._callers.pop()
+            caller.release()
+            caller.connection.close()
+        for stream in [*self._streams.values(), *self._leaving]:
+            stream.close()
+        for gathered in (self._streams, self._leaving, self._replies, self._relieved, self._ready):
+            gathered.clear()
 
-    def serve(self) -> None:
-        """Take the guest's packets, then send what is due."""
-        if not self.rings:
+    def serve(self, queues: Sequence[Virtqueue | None]) -> bool:
+        """Take packets of the guest's and give it some. Raises `DeviceViolationError` (``vhost.ring``)."""
+        receive, transmit = queues
+        taken = self._take(transmit) if transmit is not None else 0
+        given = self._give(receive) if receive is not None else 0
+        return _PACKETS_AT_ONCE in {taken, given} or (bool(taken) and len(self._replies) >= MAX_REPLIES)
+
+    # From the guest.
+
+    def _take(self, queue: Virtqueue) -> int:
+        count = 0
+        while count < _PACKETS_AT_ONCE and len(self._replies) < MAX_REPLIES and (chain := queue.take()) is not None:
+            self._received(chain)
+            queue.give((chain, 0))
+            count += 1
+        if count:
+            queue.notify()
+        return count
+
+    def _received(self, chain: Chain) -> None:
+        data = chain.read(HEADER_BYTES + ALLOCATED)
+        if data is None or len(data) < HEADER_BYTES or chain.writable:
+            raise _broken("sends what is no packet")
+        packet = Packet.parse(data)
+        if packet.length > len(data) - HEADER_BYTES:
+            raise _broken(f"sends a packet of {packet.length} bytes that has {len(data) - HEADER_BYTES}")
+        # Not its own packet: section 5.10.6.4.1 has it dropped.
+        if packet.source != self._cid:
             return
-        # Room for answers first: a guest that never takes any is not listened to either.
-        while len(self._resets) < _MAX_RESETS and (chain := self._from_guest.pop()) is not None:
-            self._take(chain.read())
-            self._from_guest.push(chain)
-        self._send_due()
-
-    @property
-    def _to_guest(self) -> Ring:
-        return self.rings[0]
-
-    @property
-    def _from_guest(self) -> Ring:
-        return self.rings[1]
-
-    def _take(self, data: bytes) -> None:
-        if len(data) < HEADER_BYTES:
-            raise VhostError("a packet shorter than its header")
-        packet, payload = Packet.parse(data[:HEADER_BYTES]), data[HEADER_BYTES:]
-        if packet.source[0] != self._cid or packet.length != len(payload):
-            raise VhostError("a packet under another guest's name, or of another length than it says")
-        key = (packet.source[1], *packet.target)
-        watched = self._streams.get(key)
-        if packet.target[0] not in _HOST_CIDS or packet.kind != STREAM:
+        stream = self._streams.get(packet.from_guest)
+        if packet.kind != STREAM or packet.destination not in _HOST_CIDS:
             self._refuse(packet)
-        elif packet.operation == Operation.REQUEST and watched is None:
-            self._called(key, packet)
-        elif packet.operation == Operation.RST:
-            self._drop(key)
-        elif watched is None:
-            self._refuse(packet)
+        elif stream is not None:
+            self._for_stream(stream, packet, data[HEADER_BYTES : HEADER_BYTES + packet.length])
+        elif packet.operation == Operation.REQUEST:
+            self._open(packet)
         else:
-            watched.stream.credited(packet.credit, packet.forwarded)
-            with self._ending_on_error(key):
-                self._told(key, watched.stream, packet, payload)
+            self._refuse(packet)
 
-    def _told(self, key: _Key, stream: Stream, packet: Packet, payload: bytes) -> None:
+    def _for_stream(self, stream: Stream, packet: Packet, data: bytes) -> None:
+        stream.credit(allocated=packet.allocated, forwarded=packet.forwarded)
         match packet.operation:
             case Operation.RESPONSE if not stream.opened:
-                stream.opened = True
-                stream.socket.sendall(b"OK %d\n" % key[2])
+                self._answered(stream)
             case Operation.RW if stream.opened:
-                stream.write(payload)
-            case Operation.CREDIT_UPDATE:
+                if not stream.write(data):
+                    self.failed(stream)
+            case Operation.CREDIT_REQUEST if stream.opened:
+                self._relieved[stream] = None
+            case Operation.CREDIT_UPDATE if stream.opened:
                 pass
-            case Operation.CREDIT_REQUEST:
-                stream.owe_credit()
-            case Operation.SHUTDOWN:
-                stream.shut_down(packet.flags)
+            case Operation.SHUTDOWN if stream.opened:
+                self._shut(stream, packet.flags)
+            case Operation.RST:
+                self._forget(stream)
+                stream.close()
             case _:
-                raise ConnectionAbortedError("a packet out of place")
+                self.failed(stream)
 
-    def _called(self, key: _Key, packet: Packet) -> None:
-        """The guest calls."""
-        connection = self._dial(key[2]) if len(self._streams) < MAX_STREAMS else None
-        if connection is None:
+    def _open(self, packet: Packet) -> None:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
+        try:
+            if self._full:
+                raise ConnectionRefusedError
+            # A Unix socket connects at once or not at all.
+            connection.connect(f"{self._path}_{packet.destination_port}")
+        except OSError:
+            connection.close()
             self._refuse(packet)
             return
-        stream = Stream(connection, opened=True, credit=packet.credit, forwarded=packet.forwarded)
-        stream.pending.append(Operation.RESPONSE)
-        self._streams[key] = _Watched(stream)
+        stream = self._streams[packet.from_guest] = Stream(connection, packet.from_guest, self)
+        self._say(stream, Operation.RESPONSE)
+        stream.opened = True
+        stream.credit(allocated=packet.allocated, forwarded=packet.forwarded)
 
-    def _accept(self) -> None:
-        caller, _ = self._listener.accept()
-        if len(self._callers) + len(self._streams) >= MAX_STREAMS or not (self.rings and self._to_guest.running):
-            caller.close()
-            return
-        caller.setblocking(False)
-        self._callers.add(caller)
-        self._selector.register(caller, selectors.EVENT_READ, partial(self._asked, caller, Line()))
+    def _answered(self, stream: Stream) -> None:
+        stream.opened = True
+        stream.greet(b"OK %d\n" % stream.key.host_port)
+        stream.listen()
 
-    def _asked(self, caller: socket.socket, line: Line) -> None:
-        """A caller says whom in the guest it calls."""
-        try:
-            while not line.take(caller.recv(1)):
-                pass
-            key = (line.called(), _HOST_CIDS[0], next(self._ports))
-        except BlockingIOError:
-            return
-        except OSError:
-            self._dismiss(caller)
-            return
-        self._callers.discard(caller)
-        self._selector.unregister(caller)
-        stream = Stream(caller, opened=False)
-        stream.pending.append(Operation.REQUEST)
-        self._streams[key] = _Watched(stream)
-        self._send_due()
-
-    def _dismiss(self, caller: socket.socket) -> None:
-        self._callers.discard(caller)
-        with suppress(KeyError, ValueError):
-            self._selector.unregister(caller)
-        caller.close()
-
-    def _send_due(self) -> None:
-        """What has to be told, as far as the guest has buffers; then wait for what comes next."""
-        while self._resets and self._send(self._resets[0]):
-            self._resets.popleft()
-        for key, watched in list(self._streams.items()):
-            self._tell(key, watched.stream)
-        for key, watched in list(self._streams.items()):
-            self._watch(key, watched)
-
-    def _tell(self, key: _Key, stream: Stream) -> None:
-        while stream.pending and self._send(self._packet(key, stream, stream.pending[0])):
-            stream.pending.pop(0)
-        if stream.finished and not stream.pending and self._send(self._packet(key, stream, Operation.RST)):
-            self._drop(key)
-
-    def _ready(self, key: _Key, events: int) -> None:
-        """The socket of a stream can be read or written."""
-        if (watched := self._streams.get(key)) is None:
-            return
-        with self._ending_on_error(key):
-            if events & selectors.EVENT_WRITE or watched.stream.writing:
-                watched.stream.flush()
-            self._forward(key, watched.stream)
-        self._send_due()
-
-    def _forward(self, key: _Key, stream: Stream) -> None:
-        """Data for the guest, as far as it has room and buffers."""
-        for _ in range(_TURN):
-            size = stream.can_send
-            chain = self._buffer() if size else None
-            if chain is None:
-                return
-            self._spare = chain
-            count = stream.receive_into(self._room[: min(size, chain.room - HEADER_BYTES, _ROOM_BYTES)])
-            if count is None:
-                return
-            if not count:
-                stream.pending.append(Operation.SHUTDOWN)
-                return
-            self._send(self._packet(key, stream, Operation.RW, count), self._room[:count])
-
-    def _watch(self, key: _Key, watched: _Watched) -> None:
-        stream = watched.stream
-        reading = stream.can_send and (self._spare is not None or not self._to_guest.empty())
-        events = (selectors.EVENT_READ if reading else 0) | (selectors.EVENT_WRITE if stream.writing else 0)
-        if events == watched.events:
-            return
-        if not events:
-            self._selector.unregister(stream.socket)
-        elif watched.events:
-            self._selector.modify(stream.socket, events, partial(self._ready, key, events))
-        else:
-            self._selector.register(stream.socket, events, partial(self._ready, key, events))
-        watched.events = events
-
-    def _buffer(self) -> Chain | None:
-        """A buffer of the guest's for one packet. Raises `VhostError` for one that holds none."""
-        chain, self._spare = self._spare or self._to_guest.pop(), None
-        if chain is not None and chain.room <= HEADER_BYTES:
-            raise VhostError("the guest offers a buffer that holds no packet")
-        return chain
-
-    def _send(self, packet: Packet, payload: memoryview = memoryview(b"")) -> bool:  # noqa: B008 - it is constant
-        """Whether there was a buffer."""
-        chain = self._buffer()
-        if chain is None:
-            return False
-        self._to_guest.push(chain, chain.write(packet.to_bytes() + payload))
-        return True
-
-    def _packet(self, key: _Key, stream: Stream, operation: Operation, length: int = 0) -> Packet:
-        return Packet(
-            source=key[1:],
-            target=(self._cid, key[0]),
-            length=length,
-            operation=operation,
-            flags=SHUTDOWN_SEND if operation == Operation.SHUTDOWN else 0,
-            credit=CREDIT_BYTES,
-            forwarded=stream.forwarded,
-        )
+    def _shut(self, stream: Stream, flags: int) -> None:
+        if flags & NO_RECEIVE:
+            stream.hear_no_more()
+        if flags & (NO_RECEIVE | NO_SEND) == NO_RECEIVE | NO_SEND:
+            # A clean end (section 5.10.6.5): the guest may use its port again, the host gets what it was sent.
+            self._say(stream, Operation.RST)
+            self._forget(stream)
+            self._leaving.add(stream)
+            self._loop.call_later(_LAST_SECONDS, self.drained, stream)
+        if flags & NO_SEND:
+            stream.end()
 
     def _refuse(self, packet: Packet) -> None:
         if packet.operation != Operation.RST:
-            self._resets.append(
-                Packet(source=packet.target, target=packet.source, kind=packet.kind, operation=Operation.RST)
+            self._replies.append(
+                Packet(
+                    source=packet.destination,
+                    destination=packet.source,
+                    source_port=packet.destination_port,
+                    destination_port=packet.source_port,
+                    kind=packet.kind,
+                    operation=Operation.RST,
+                )
             )
 
-    def _ending_on_error(self, key: _Key) -> _Ending:
-        return _Ending(partial(self._abort, key))
+    # From the host.
 
-    def _abort(self, key: _Key) -> None:
-        """The stream's socket is gone: so is the stream, for the guest too."""
-        guest, cid, port = key
-        self._resets.append(Packet(source=(cid, port), target=(self._cid, guest), operation=Operation.RST))
-        self._drop(key)
+    @property
+    def _full(self) -> bool:
+        return len(self._callers) + len(self._streams) + len(self._leaving) >= MAX_STREAMS
 
-    def _drop(self, key: _Key) -> None:
-        watched = self._streams.pop(key, None)
-        if watched is None:
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
             return
-        if watched.events:
-            self._selector.unregister(watched.stream.socket)
-        watched.stream.socket.close()
+        if self._full:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._callers.add(Caller(connection, on_called=self._called, on_gone=self._callers.discard))
 
+    def _called(self, caller: Caller, port: int) -> None:
+        self._callers.discard(caller)
+        key = Key(_PARENT, next(self._ports), port)
+        stream = self._streams[key] = Stream(caller.connection, key, self)
+        self._say(stream, Operation.REQUEST)
+        self._loop.call_later(_ANSWER_SECONDS, self._unanswered, stream)
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """A block that ends a stream when its socket fails."""
+    def _unanswered(self, stream: Stream) -> None:
+        if not stream.opened and self._streams.get(stream.key) is stream:
+            self.failed(stream)
 
-    end: Callable[[], None]
+    def readable(self, stream: Stream) -> None:
+        """`stream` may have something for the guest."""
+        self._ready[stream] = None
+        self._wake()
 
-    def __enter__(self) -> None:
+    def relieved(self, stream: Stream) -> None:
+        """The guest should know that it can send more."""
+        if self._streams.get(stream.key) is stream:
+            self._relieved[stream] = None
+            self._wake()
+
+    def failed(self, stream: Stream) -> None:
+        """Cut it; the guest hears of it, if it still knows it."""
+        if self._streams.get(stream.key) is stream:
+            self._say(stream, Operation.RST)
+            self._forget(stream)
+        self._leaving.discard(stream)
+        stream.close()
+
+    def drained(self, stream: Stream) -> None:
+        """Close it, if the guest has closed it too."""
+        if stream in self._leaving:
+            self._leaving.discard(stream)
+            stream.close()
+
+    # To the guest.
+
+    def _give(self, queue: Virtqueue) -> int:
+        count = 0
+        while count < _PACKETS_AT_ONCE and (self._replies or self._relieved or self._ready):
+            chain = queue.take()
+            if chain is None:
+                break
+            if chain.readable or chain.room <= HEADER_BYTES:
+                raise _broken("has no room for a packet where one should be")
+            data = self._next(chain.room - HEADER_BYTES)
+            if data is None:
+                queue.untake()
+                break
+            queue.give((chain, chain.write(data)))
+            count += 1
+        if count:
+            queue.notify()
+        return count
+
+    def _next(self, room: int) -> bytes | None:
+        """The next packet, with at most `room` bytes of data, or None when there is none after all."""
+        if self._replies:
+            return bytes(self._replies.popleft())
+        if self._relieved:
+            stream, _ = self._relieved.popitem()
+            return bytes(self._packet(stream, Operation.CREDIT_UPDATE))
+        while self._ready:
+            # The first goes to the end: each has its turn.
+            stream = next(iter(self._ready))
+            del self._ready[stream]
+            try:
+                data = stream.read(min(room, _DATA_BYTES))
+            except OSError:
+                self.failed(stream)
+                return bytes(self._replies.popleft())
+            if data:
+                self._ready[stream] = None
+                return bytes(self._packet(stream, Operation.RW, length=len(data))) + data
+            if data is not None:
+                return bytes(self._packet(stream, Operation.SHUTDOWN, flags=NO_SEND))
+            stream.listen()
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        if kind is not None and issubclass(kind, OSError):
-            self.end()
-            return True
-        return False
+    def _say(self, stream: Stream, operation: Operation) -> None:
+        self._replies.append(self._packet(stream, operation))
+        self._wake()
+
+    def _packet(self, stream: Stream, operation: Operation, *, length: int = 0, flags: int = 0) -> Packet:
+        stream.told()
+        return Packet(
+            source=stream.key.host_cid,
+            destination=self._cid,
+            source_port=stream.key.host_port,
+            destination_port=stream.key.guest_port,
+            length=length,
+            operation=operation,
+            flags=flags,
+            allocated=ALLOCATED,
+            forwarded=stream.forwarded,
+        )
+
+    def _forget(self, stream: Stream) -> None:
+        del self._streams[stream.key]
+        self._relieved.pop(stream, None)
+        self._ready.pop(stream, None)
+
+
+def _broken(what: str) -> DeviceViolationError:
+    return DeviceViolationError(f"the guest's vsock {what}", code="vhost.ring")
