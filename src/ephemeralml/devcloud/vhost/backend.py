@@ -1,6 +1,6 @@
 """One virtual device's connection to QEMU: follows vhost-user's messages, and lets the device serve its rings.
 
-Offered are VERSION_1 and the protocol features CONFIG, MQ and REPLY_ACK: no migration, no descriptors for polling, no
+Offered are VERSION_1 and the protocol features MQ, REPLY_ACK and, with a configuration, CONFIG: no migration, no descriptors for polling, no
 requests of our own.
 """
 
@@ -27,7 +27,7 @@ _log = logging.getLogger("ephemeralml.devcloud")
 _VERSION_1, _PROTOCOL_FEATURES = 1 << 32, 1 << 30
 FEATURES: Final = _VERSION_1 | _PROTOCOL_FEATURES
 # MQ, REPLY_ACK, CONFIG ("Protocol features").
-PROTOCOL: Final = 1 << 0 | 1 << 3 | 1 << 9
+_PROTOCOL, _CONFIG = 1 << 0 | 1 << 3, 1 << 9
 _INDEX, _NO_DESCRIPTOR = 0xFF, 0x100
 _CONFIG_HEADER: Final = struct.Struct("<III")
 
@@ -106,6 +106,7 @@ class _Session:
         self._memory = GuestMemory()
         self._rings = [Ring() for _ in range(device.rings)]
         self._features = 0
+        self._protocol = _PROTOCOL | (_CONFIG if device.configuration else 0)
         self._serving: asyncio.Handle | None = None
         self.closed = False
         self._handlers: Final[Mapping[Request, Callable[[Message], bytes | None]]] = {
@@ -120,7 +121,7 @@ class _Session:
             Request.SET_VRING_KICK: self._start,
             Request.SET_VRING_CALL: self._set_call,
             Request.SET_VRING_ERR: self._set_error,
-            Request.GET_PROTOCOL_FEATURES: lambda _: PROTOCOL.to_bytes(8, "little"),
+            Request.GET_PROTOCOL_FEATURES: lambda _: self._protocol.to_bytes(8, "little"),
             Request.SET_PROTOCOL_FEATURES: self._set_protocol,
             Request.GET_QUEUE_NUM: lambda _: device.rings.to_bytes(8, "little"),
             Request.SET_VRING_ENABLE: self._enable,
@@ -169,7 +170,7 @@ class _Session:
         self._features = _among(message.number(), FEATURES)
 
     def _set_protocol(self, message: Message) -> None:
-        _among(message.number(), PROTOCOL)
+        _among(message.number(), self._protocol)
 
     def _set_memory(self, message: Message) -> None:
         self._memory = GuestMemory.map(message.payload, message.descriptors)
