@@ -127,7 +127,8 @@ def test_a_ring_without_a_call_descriptor_is_served_and_told_later(nsm: Served) 
         ring.offer(DESCRIBE)
         offer_room(ring)
         ring.kick()
-        assert ring.used(wait=0.2) == []
+        front_end.settle()
+        ring.called = front_end.event()
         front_end.acknowledged(13, struct.pack("<Q", 0), (ring.called,))
         assert len(ring.used()) == 2
 

@@ -147,7 +147,8 @@ class _Session:
 
     def _read(self) -> None:
         try:
-            while not self.closed and (message := self._channel.receive()) is not None:
+            # One at a time: the rings have their turn in between.
+            if (message := self._channel.receive()) is not None:
                 try:
                     self._follow(message)
                 finally:
