@@ -73,7 +73,7 @@ def change_init(built: Built, eif: Path) -> Path:
 
 
 class VmWorld:
-    """A KMS whose key `built` alone gets, a package under that key, and the policy of its clients. A context manager."""
+    """A KMS with a key for `built` alone, a package under it, and the policy of its clients. A context manager."""
 
     def __init__(self, folder: Path, built: Built, model: Path) -> None:
         self.world = World(folder)
@@ -149,7 +149,7 @@ def machine_of(host: Process) -> int:
 
 def guest_memory(machine: int) -> tuple[int, int]:
     """Bytes of memory that a guest has, and of those that it has touched since its start."""
-    for descriptor in Path(f"/proc/{machine}/fd").iterdir():
+    for descriptor in list(Path(f"/proc/{machine}/fd").iterdir()):
         if "memfd:memory-backend-memfd" in str(descriptor.readlink()):
             found = descriptor.stat()
             return found.st_size, found.st_blocks * 512

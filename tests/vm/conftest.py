@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,14 @@ def minilm_vm(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     model = Path(found.submodule_search_locations[0]) / "model"
     with VmWorld(tmp_path_factory.mktemp("minilm"), built, model) as world:
         yield world
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Report a figure, passed or not."""
+
+    def write(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return write

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 from vm_world import MEMORY, SECONDS, VmWorld, change_init, guest_memory, machine_of, ready
 
-from ephemeralml.attestation import Measurements
 from ephemeralml.client import Client
 from ephemeralml.devcloud.world import WorldError
 from ephemeralml.errors import AttestationError
@@ -30,13 +30,15 @@ def _pcr0(measurements: Path) -> str:
 
 
 @pytest.mark.parametrize("boot", range(1, _BOOTS + 1))
-def test_a_booted_image_attests_gets_the_key_and_answers_with_a_receipt(vm: VmWorld, boot: int) -> None:
+def test_a_booted_image_attests_gets_the_key_and_answers_with_a_receipt(
+    vm: VmWorld, boot: int, say: Callable[[str], None]
+) -> None:
     start = time.monotonic()
     with vm.host() as host, vm.client(host) as client:
         result = client.embed(["a text", "another"])
         answered = time.monotonic() - start
         size, touched = guest_memory(machine_of(host))
-    print(f"boot {boot}: first verified answer after {answered:.1f} s, {touched / 2**20:.0f} MiB of the guest's memory")
+    say(f"boot {boot}: first verified answer after {answered:.1f} s, {touched / 2**20:.0f} MiB of the guest's memory")
 
     verdict = verify_bundle(result.bundle.to_bytes(), policy=vm.policy)
     assert result.vectors.shape == (2, 32)
@@ -46,7 +48,9 @@ def test_a_booted_image_attests_gets_the_key_and_answers_with_a_receipt(vm: VmWo
     assert touched <= size == MEMORY * 2**20
 
 
-def test_minilm_in_fp32_fits_and_gives_the_golden_vectors(minilm_vm: VmWorld, golden: Path) -> None:
+def test_minilm_in_fp32_fits_and_gives_the_golden_vectors(
+    minilm_vm: VmWorld, golden: Path, say: Callable[[str], None]
+) -> None:
     texts = json.loads((golden / "minilm_texts.json").read_text())[:4]
     vectors = np.load(golden / "minilm_embeddings.npy")[:4]
     start = time.monotonic()
@@ -54,7 +58,7 @@ def test_minilm_in_fp32_fits_and_gives_the_golden_vectors(minilm_vm: VmWorld, go
         result = client.embed(texts)
         answered = time.monotonic() - start
         size, touched = guest_memory(machine_of(host))
-    print(f"MiniLM: first verified answer after {answered:.1f} s, {touched / 2**20:.0f} MiB of the guest's memory")
+    say(f"MiniLM: first verified answer after {answered:.1f} s, {touched / 2**20:.0f} MiB of the guest's memory")
 
     np.testing.assert_allclose(result.vectors, vectors, atol=1e-5)
     assert touched <= size == MEMORY * 2**20
@@ -64,17 +68,21 @@ def test_another_byte_in_the_root_file_system_is_another_pcr0_and_gets_no_key(vm
     measurements = change_init(vm.built, tmp_path / "changed.eif")
     assert _pcr0(measurements) != _pcr0(vm.built.measurements)
 
-    with vm.host(eif=tmp_path / "changed.eif") as host:
-        with pytest.raises(WorldError, match=r"PCR0 does not match the key policy"):
-            ready(host)
+    with (
+        vm.host(eif=tmp_path / "changed.eif") as host,
+        pytest.raises(WorldError, match=r"PCR0 does not match the key policy"),
+    ):
+        ready(host)
 
 
 def test_an_image_that_was_not_expected_is_not_started(vm: VmWorld, tmp_path: Path) -> None:
     change_init(vm.built, tmp_path / "changed.eif")
 
-    with vm.host("--measurements", str(vm.built.measurements), eif=tmp_path / "changed.eif") as host:
-        with pytest.raises(WorldError, match="is not the image that was expected"):
-            ready(host)
+    with (
+        vm.host("--measurements", str(vm.built.measurements), eif=tmp_path / "changed.eif") as host,
+        pytest.raises(WorldError, match="is not the image that was expected"),
+    ):
+        ready(host)
 
 
 def test_debug_mode_shows_the_console_and_gets_no_key(vm: VmWorld) -> None:
@@ -95,9 +103,8 @@ def test_a_console_is_not_shown_without_debug_mode(vm: VmWorld) -> None:
 
 
 def test_a_machine_smaller_than_its_image_needs_is_not_started(vm: VmWorld) -> None:
-    with vm.host("--memory", "64") as host:
-        with pytest.raises(WorldError, match="give at least --memory"):
-            ready(host)
+    with vm.host("--memory", "64") as host, pytest.raises(WorldError, match="give at least --memory"):
+        ready(host)
 
 
 def test_a_killed_machine_is_started_again_while_its_clients_wait(vm: VmWorld) -> None:

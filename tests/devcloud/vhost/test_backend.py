@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vhost_front_end import GUEST, INDIRECT, MEMORY, NEXT, SECONDS, SIZE, USER, WRITE, FrontEnd, Ring, running
+from vhost_front_end import (
+    GUEST,
+    INDIRECT,
+    MEMORY,
+    NEXT,
+    SECONDS,
+    SIZE,
+    USER,
+    WRITE,
+    FrontEnd,
+    Ring,
+    open_files,
+    running,
+)
 
 from ephemeralml.codec import cbor
 from ephemeralml.devcloud.nsm import SoftwareNsm
@@ -58,7 +71,9 @@ def test_a_request_and_its_answer_come_back_at_once_and_in_order(nsm: Served) ->
     with FrontEnd(nsm.path) as front_end:
         ring = nsm.ready(front_end)
         for _ in range(3 * SIZE):
-            assert "DescribeNSM" in cbor.decode_foreign(ask(ring, DESCRIBE), limit=ROOM)
+            described = cbor.decode_foreign(ask(ring, DESCRIBE), limit=ROOM)
+            assert isinstance(described, dict)
+            assert "DescribeNSM" in described
     assert not nsm.violations
 
 
@@ -196,7 +211,7 @@ def test_no_descriptor_stays_open(nsm: Served) -> None:
             # More than a message needs.
             front_end.send(3, b"", (front_end.event(),) * 8)
             front_end.settle()
-            now = len(os.listdir("/proc/self/fd"))
+            now = open_files()
             assert before in {None, now}
             before = now
 
@@ -444,11 +459,11 @@ def test_a_message_in_pieces_is_put_together_with_its_descriptor(nsm: Served) ->
 
 def test_more_descriptors_than_any_message_has_are_closed(nsm: Served) -> None:
     with FrontEnd(nsm.path) as front_end:
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_files()
         events = [front_end.event() for _ in range(20)]
         socket.send_fds(front_end.connection, [struct.pack("<III", 3, 1, 0)], events)
         assert front_end.hung_up()
-        assert len(os.listdir("/proc/self/fd")) <= before + len(events)
+        assert open_files() <= before + len(events)
 
 
 @settings(max_examples=100)

@@ -1,7 +1,7 @@
 """One virtual device's connection to QEMU: follows vhost-user's messages, and lets the device serve its rings.
 
-Offered are VERSION_1 and the protocol features MQ, REPLY_ACK and, with a configuration, CONFIG: no migration, no descriptors for polling, no
-requests of our own.
+Offered are VERSION_1 and the protocol features MQ, REPLY_ACK and, of a device with a configuration, CONFIG: no
+migration, no descriptors for polling, no requests of our own.
 """
 
 from __future__ import annotations
