@@ -57,8 +57,8 @@ class VmLauncher:
 
     async def start(self) -> RunningEnclave:
         """Raises `ConfigurationError`, `ImageError` and OSError for what cannot work, and `WrongEnclaveError`."""
-        Qemu.find()
         self._check()
+        Qemu.find()
         # Each its own: two may run while one takes the other's place.
         folder = Path(tempfile.mkdtemp(prefix=f"enclave-{next(self._numbers)}-", dir=self.folder))
         try:

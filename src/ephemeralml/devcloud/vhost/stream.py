@@ -48,8 +48,19 @@ class Stream:
         # Towards the host.
         self._waiting = bytearray()
         self._last_came = self._writing = False
+        self._late: asyncio.TimerHandle | None = None
         self.forwarded = 0
         self._told = 0
+
+    def expire(self, seconds: float) -> None:
+        """Count it as failed after that time, unless it is closed or kept before."""
+        self._late = self._loop.call_later(seconds, self._owner.failed, self)
+
+    def keep(self) -> None:
+        """It has done what it had time for."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     # Towards the guest.
 
@@ -155,6 +166,7 @@ class Stream:
 
     def close(self) -> None:
         """Cut it."""
+        self.keep()
         self._stop_reading()
         if self._writing:
             self._loop.remove_writer(self._connection)

@@ -159,6 +159,7 @@ class VsockDevice:
         stream.credit(allocated=packet.allocated, forwarded=packet.forwarded)
 
     def _answered(self, stream: Stream) -> None:
+        stream.keep()
         stream.opened = True
         stream.greet(b"OK %d\n" % stream.key.host_port)
         stream.listen()
@@ -171,7 +172,7 @@ class VsockDevice:
             self._say(stream, Operation.RST)
             self._forget(stream)
             self._leaving.add(stream)
-            self._loop.call_later(_LAST_SECONDS, self.drained, stream)
+            stream.expire(_LAST_SECONDS)
         if flags & NO_SEND:
             stream.end()
 
@@ -210,11 +211,7 @@ class VsockDevice:
         key = Key(_PARENT, next(self._ports), port)
         stream = self._streams[key] = Stream(caller.connection, key, self)
         self._say(stream, Operation.REQUEST)
-        self._loop.call_later(_ANSWER_SECONDS, self._unanswered, stream)
-
-    def _unanswered(self, stream: Stream) -> None:
-        if not stream.opened and self._streams.get(stream.key) is stream:
-            self.failed(stream)
+        stream.expire(_ANSWER_SECONDS)
 
     def readable(self, stream: Stream) -> None:
         """`stream` may have something for the guest."""
