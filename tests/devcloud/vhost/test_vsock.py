@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vhost_front_end import GUEST, SECONDS, FrontEnd, open_files, running
+from vhost_front_end import GUEST, SECONDS, SIZE, FrontEnd, open_files, running
 from vsock_driver import CID, Driver, listening_path
 
 from ephemeralml.devcloud.vhost import DeviceViolationError, VsockDevice
@@ -457,7 +457,16 @@ def more_than_all_credit(driver: Driver) -> None:
     driver.sending.publish(0)
 
 
-@pytest.mark.parametrize("attack", [short, longer_than_it_is, longest, with_room, without_room, more_than_all_credit])
+def more_than_the_ring(driver: Driver) -> None:
+    header = bytes(Packet(source=CID, destination=3, source_port=OWN, destination_port=PEER, operation=Operation.RST))
+    driver.sending.buffer(0, len(header))[:] = header
+    driver.sending.raw(0, driver.sending.address(0), len(header), 0)
+    driver.sending.publish(0, count=SIZE + 1)
+
+
+@pytest.mark.parametrize(
+    "attack", [more_than_the_ring, short, longer_than_it_is, longest, with_room, without_room, more_than_all_credit]
+)
 def test_a_packet_that_is_none_ends_the_device_until_it_is_set_up_again(vsock: Vsock, attack: object) -> None:
     assert callable(attack)
     with vsock.driver(rooms=0) as driver, vsock.host() as listener:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,11 +72,9 @@ class GuestMemory:
 def _map(guest: int, size: int, user: int, offset: int, descriptor: int) -> _Region:
     if not size or max(guest, user, offset) + size > _ADDRESSES:
         raise _refused("a region that is empty or goes round the end of all addresses")
-    # A mapping begins with a page; memory beyond the file's end would be a signal at its first use.
+    # A mapping begins with a page. Python maps nothing beyond a file's end, whose first use would be a signal.
     begin = offset - offset % mmap.ALLOCATIONGRANULARITY
     try:
-        if os.fstat(descriptor).st_size < offset + size:
-            raise _refused("a region that is larger than its file")
         mapping = mmap.mmap(descriptor, offset - begin + size, offset=begin)
     except (OSError, ValueError, OverflowError) as error:
         raise _refused(f"a region that cannot be mapped: {error}") from error
