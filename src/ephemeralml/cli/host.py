@@ -30,6 +30,7 @@ class Platform(StrEnum):
 
     LOCAL = "local"
     NITRO = "nitro"
+    VM = "vm"
 
 
 @app.command()
@@ -38,13 +39,15 @@ def run(
     *,
     platform: Annotated[Platform, typer.Option(help="What runs the enclave.")] = Platform.LOCAL,
     configuration: Annotated[Path | None, typer.Option(help="local: start an enclave with this configuration.")] = None,
-    root: Annotated[Path, typer.Option(help="local: development root for that enclave.")] = Path("dev-root"),
-    eif: Annotated[Path | None, typer.Option(help="nitro: start this enclave image.")] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="nitro: vCPUs of the enclave.")] = 2,
-    memory: Annotated[int, typer.Option(min=64, help="nitro: memory of the enclave, MiB.")] = 1024,
+    root: Annotated[Path, typer.Option(help="local, vm: development root for that enclave.")] = Path("dev-root"),
+    eif: Annotated[Path | None, typer.Option(help="nitro, vm: start this enclave image.")] = None,
+    cpus: Annotated[int, typer.Option(min=1, help="nitro, vm: vCPUs of the enclave.")] = 2,
+    memory: Annotated[int, typer.Option(min=64, help="nitro, vm: memory of the enclave, MiB.")] = 1024,
     cid: Annotated[int | None, typer.Option(min=4, max=2**32 - 2, help="nitro: its CID, else any free one.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="nitro: show its console. NOT confidential, no key.")] = False,
-    measurements: Annotated[Path | None, typer.Option(help="nitro: JSON of the PCRs the image must have.")] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="nitro, vm: show its console. NOT confidential, no key.")
+    ] = False,
+    measurements: Annotated[Path | None, typer.Option(help="nitro, vm: JSON of the PCRs the image must have.")] = None,
     connect: Annotated[
         str | None, typer.Option(help="The enclave listens here; local: start none. nitro: vsock://CID:5000 if absent.")
     ] = None,
@@ -64,6 +67,8 @@ def run(
     Example: ephemeralml host run package --configuration enclave.json --root dev-root --kms-endpoint http://127.0.0.1:7002
 
     On AWS: ephemeralml host run package --platform nitro --eif enclave.eif --measurements measurements.json
+
+    The same image here, in QEMU: ephemeralml host run package --platform vm --eif enclave.eif --memory 768
     """
     # Until there is an enclave to replace, and where others start it.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -71,14 +76,20 @@ def run(
     from ephemeralml.host.nitro import SERVICES, NitroLauncher  # noqa: PLC0415
     from ephemeralml.host.run import HostPlan, run_host  # noqa: PLC0415
     from ephemeralml.host.sources import source_of  # noqa: PLC0415
+    from ephemeralml.host.supervise import Restarts  # noqa: PLC0415
+
+    if platform is Platform.VM:
+        from ephemeralml.devcloud.vm import VmLauncher  # noqa: PLC0415
 
     match platform:
         case Platform.LOCAL if eif is not None or (configuration is None) == (connect is None):
             raise typer.BadParameter("give either --configuration (start an enclave) or --connect (use a running one)")
         case Platform.LOCAL if connect is not None and services is None:
             raise typer.BadParameter("--connect needs --services, the address that enclave was given as --host")
-        case Platform.NITRO if eif is None or configuration is not None:
-            raise typer.BadParameter("--platform nitro needs --eif, which has its configuration inside")
+        case Platform.NITRO | Platform.VM if eif is None or configuration is not None:
+            raise typer.BadParameter(f"--platform {platform} needs --eif, which has its configuration inside")
+        case Platform.VM if connect is not None or cid is not None:
+            raise typer.BadParameter("--platform vm knows where its enclave is: give neither --connect nor --cid")
 
     def say(event: str, **values: object) -> None:
         line = json.dumps({"event": event, **values}) if json_lines else f"host: {event} {_plain(values)}"
@@ -97,22 +108,38 @@ def run(
     # What is not there, or cannot work, is the operator's mistake: said before anything starts.
     open_source().manifest()
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as folder:
-        services_at = Address.parse(services or (f"unix://{folder}/host.sock" if eif is None else SERVICES))
+        services_at = Address.parse(
+            services or (SERVICES if platform is Platform.NITRO else f"unix://{folder}/host.sock")
+        )
         enclave: Address | Launcher
         if configuration is not None:
             enclave = _local(configuration, root, Path(folder), services_at)
         elif eif is not None:
-            enclave = NitroLauncher(
-                eif=eif,
-                cpus=cpus,
-                memory=memory,
-                cid=cid,
-                debug=debug,
-                expected=None if measurements is None else read_measurements(measurements),
-                services=services_at,
-                address=None if connect is None else Address.parse(connect),
-                on_console=lambda line: print(f"enclave console: {line}", file=sys.stderr, flush=True),
-            )
+            expected = None if measurements is None else read_measurements(measurements)
+            if platform is Platform.VM:
+                enclave = VmLauncher(
+                    eif=eif,
+                    cpus=cpus,
+                    memory=memory,
+                    root=_made(root),
+                    folder=Path(folder),
+                    services=services_at,
+                    debug=debug,
+                    expected=expected,
+                    on_console=_console,
+                )
+            else:
+                enclave = NitroLauncher(
+                    eif=eif,
+                    cpus=cpus,
+                    memory=memory,
+                    cid=cid,
+                    debug=debug,
+                    expected=expected,
+                    services=services_at,
+                    address=None if connect is None else Address.parse(connect),
+                    on_console=_console,
+                )
         else:
             assert connect is not None
             enclave = Address.parse(connect)
@@ -122,6 +149,8 @@ def run(
             enclave=enclave,
             kms_endpoint=kms_endpoint,
             kms_tunnel=kms_tunnel,
+            # Its processor is a program.
+            restarts=Restarts(boot=900) if platform is Platform.VM else Restarts(),
         )
         asyncio.run(
             run_host(
@@ -145,6 +174,17 @@ def _local(configuration: Path, root: Path, folder: Path, services: Address) -> 
         lambda listen: [*start, "--listen", str(listen), "--host", str(services)],
         folder=folder,
     )
+
+
+def _made(root: Path) -> Path:
+    from ephemeralml.cli.enclave import development_root  # noqa: PLC0415
+
+    development_root(root)
+    return root
+
+
+def _console(line: str) -> None:
+    print(f"enclave console: {line}", file=sys.stderr, flush=True)
 
 
 def _plain(values: dict[str, object]) -> str:
