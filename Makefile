@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
 PIP := $(BIN)/python $(INSTALL)
 BENCH := .venv-bench
+BOOTS := 20
+# Whose models the image runs: an owner's configuration, or one made on the spot for a look.
+CONFIGURATION := build/enclave.json
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-aws-local test test-slow lint coverage bench-speed lock clean
+.PHONY: help venv demo demo-aws-local image test test-slow test-vm lint coverage bench-speed lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,11 +41,24 @@ demo: $(VENV)/run ## Run the whole main job here, with attacks (local platform, 
 demo-aws-local: $(VENV)/run ## The same as on AWS: S3, KMS and vsock of this machine, and every part killed once
 	@$(BIN)/ephemeralml demo --aws-local
 
+build/enclave.json: $(VENV)/run
+	@mkdir -p build
+	@test -e build/owner.key || $(BIN)/ephemeralml keygen build/owner.key
+	@printf '{"model_owner": "%s"}\n' "$$(cat build/owner.key.pub)" > $@
+
+image: $(VENV)/run $(CONFIGURATION) ## Build the enclave's image, build/enclave.eif (CONFIGURATION=enclave.json)
+	@$(BIN)/ephemeralml image enclave --configuration $(CONFIGURATION) --out build/enclave.eif \
+		--report build/enclave.report.json --sbom build/enclave.cdx.json
+
 test: $(VENV)/dev ## Run the tests
 	@$(BIN)/python -m pytest
 
 test-slow: $(VENV)/dev ## Run the long property and soak tests
 	@$(BIN)/python -m pytest -m slow
+
+test-vm: $(VENV)/dev ## Boot the image under QEMU (BOOTS=20 in a row) and test it there
+	@scripts/setup_vm.sh $(BIN)/python
+	@EPHEMERALML_VM_BOOTS=$(BOOTS) $(BIN)/python -m pytest -m vm tests/vm
 
 lint: $(VENV)/dev ## Style, types, zones
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ephemeralml.attestation import Policy
@@ -49,24 +49,34 @@ def build_image(folder: Path, kernel: Kernel) -> Built:
 
 def change_init(built: Built, eif: Path) -> Path:
     """The same image but for one letter of a comment in its root file system."""
-    image, data = read(built.eif), built.eif.read_bytes()
-    contents = {
-        kind: [
-            data[section.offset + SECTION_HEADER_BYTES :][: section.size]
-            for section in image.sections
-            if section.kind is kind
-        ]
-        for kind in (SectionKind.KERNEL, SectionKind.RAMDISK)
-    }
-    base, application = contents[SectionKind.RAMDISK]
+    base, *rest = _contents(built, SectionKind.RAMDISK)
     archive = zlib.decompress(base, wbits=31)
     assert archive.count(b"PID 1 of the enclave") == 1
     changed = gzip.compress(archive.replace(b"PID 1 of the enclave", b"PID 1 of the enclavE"), mtime=0)
+    return _rebuild(built, eif, [changed, *rest])
+
+
+def overlaid(built: Built, ramdisk: bytes, eif: Path) -> Built:
+    """The same image with one more ramdisk, whose files take the place of others."""
+    measurements = _rebuild(built, eif, [*_contents(built, SectionKind.RAMDISK), ramdisk])
+    return replace(built, eif=eif, measurements=measurements)
+
+
+def _contents(built: Built, kind: SectionKind) -> list[bytes]:
+    data = built.eif.read_bytes()
+    return [
+        data[section.offset + SECTION_HEADER_BYTES :][: section.size]
+        for section in read(built.eif).sections
+        if section.kind is kind
+    ]
+
+
+def _rebuild(built: Built, eif: Path, ramdisks: list[bytes]) -> Path:
     build(
         eif,
-        kernel=contents[SectionKind.KERNEL][0],
-        cmdline=image.cmdline,
-        ramdisks=[changed, application],
+        kernel=_contents(built, SectionKind.KERNEL)[0],
+        cmdline=read(built.eif).cmdline,
+        ramdisks=ramdisks,
         metadata=Metadata(image_name="changed", image_version="1", build_tool_version="1", kernel_version="1"),
     )
     return _measure(eif)
