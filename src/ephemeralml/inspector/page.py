@@ -58,7 +58,7 @@ def read_source(name: str) -> str:
 
 
 def read_words() -> dict[str, Any]:
-    """The words that page and report share: ``steps`` in order, ``titles`` of verdicts, ``limits`` of what is proved."""
+    """The words that page and report share: ``steps`` in order, ``titles`` of verdicts, ``limits`` of the proof."""
     words: dict[str, Any] = json.loads(read_source("words.json"))
     return words
 

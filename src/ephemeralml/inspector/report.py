@@ -26,7 +26,8 @@ _PAGE: Final = Template("""<!doctype html>
 <body>
 <main>
 <h1>Receipt report</h1>
-<p>What <code>ephemeralml verify</code> found in <code>$name</code>. A report shows; it proves nothing to who did not make it.</p>
+<p>What <code>ephemeralml verify</code> found in <code>$name</code>.
+A report shows: who wants proof verifies the bundle again.</p>
 $body
 </main>
 </body>
@@ -48,10 +49,14 @@ def _accepted(verdict: BundleVerdict, policy: Policy) -> Iterator[str]:
     yield from _banner(kind, verdict.evidence.summary, None)
     yield from _steps(verdict.steps)
     yield "<h2>What this does not prove</h2>"
-    yield f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in _limits(policy))}</ul>"
+    yield "<ul>"
+    yield from (f"<li>{escape(text)}</li>" for text in _limits(policy))
+    yield "</ul>"
     yield "<h2>What the receipt says</h2>"
-    facts = (*_claims(verdict.receipt.claims), *_registers(verdict.document))
-    yield f"<dl>{''.join(f'<dt>{escape(fact)}</dt><dd class="value">{escape(value)}</dd>' for fact, value in facts)}</dl>"
+    yield "<dl>"
+    for fact, value in (*_claims(verdict.receipt.claims), *_registers(verdict.document)):
+        yield f'<dt>{escape(fact)}</dt><dd class="value">{escape(value)}</dd>'
+    yield "</dl>"
 
 
 def _refused(error: EphemeralMLError) -> Iterator[str]:
@@ -73,7 +78,8 @@ def _steps(steps: Sequence[Step]) -> Iterator[str]:
     for index, (name, meaning) in enumerate(read_words()["steps"].items()):
         step = steps[index] if index < len(steps) else None
         state, mark = _state(step)
-        yield f'<li class="{state}"><span class="mark">{mark}</span><h3>{name}</h3><p class="quiet">{escape(meaning)}</p>'
+        yield f'<li class="{state}"><span class="mark">{mark}</span><h3>{name}</h3>'
+        yield f'<p class="quiet">{escape(meaning)}</p>'
         if step is not None:
             yield f'<p class="value">{escape(step.detail)}</p>'
         yield "</li>"
