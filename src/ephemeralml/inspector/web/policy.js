@@ -39,6 +39,7 @@ function parsePolicy(bytes) {
   if (!policy.insecure && policy.measurements.length === 0) {
     refusePolicy("measurements", "at least one set of Measurements is needed, or the policy would accept anybody");
   }
+  policy.extraRoots.forEach(checkRoot);
   return policy;
 }
 
@@ -85,14 +86,16 @@ function policyRoot(value) {
   if (typeof value !== "string" || !base64.test(value)) {
     refusePolicy("extra_root", "an extra root must be base64 of a DER certificate");
   }
-  const der = Uint8Array.from(atob(value), (character) => character.charCodeAt(0));
+  return Uint8Array.from(atob(value), (character) => character.charCodeAt(0));
+}
+
+function checkRoot(der) {
   try {
     parseCertificate(der);
   } catch (error) {
     if (!(error instanceof DerError)) throw error;
     refusePolicy("extra_root", "an extra root is not a DER certificate");
   }
-  return der;
 }
 
 function policyMeasurements(value) {
