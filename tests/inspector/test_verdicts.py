@@ -334,9 +334,7 @@ def test_documents_of_others_are_judged_as_python_judges_them(
         assert outcome.code.startswith("key_binding.")
 
 
-def test_receipts_of_others_are_judged_as_python_judges_them(
-    inspector: Inspector, world: World, vectors: Path
-) -> None:
+def test_receipts_of_others_are_judged_as_python_judges_them(inspector: Inspector, world: World, vectors: Path) -> None:
     cases = {}
     for path in sorted((vectors / "air-v1").glob("*valid/*.json")):
         vector = json.loads(path.read_text())

@@ -114,9 +114,7 @@ def python_outcome(bundle: bytes, policy: bytes | None) -> Outcome:
         code, kind = "", "verified" if verdict.confidential else "not-confidential" if policy else "no-policy"
     except EphemeralMLError as error:
         verdict, code, kind = getattr(error, "verdict", None), error.code, "refused"
-    return Outcome(
-        verdict=kind, code=code, steps=tuple((step.name, step.ok, step.detail) for step in verdict.steps)
-    )
+    return Outcome(verdict=kind, code=code, steps=tuple((step.name, step.ok, step.detail) for step in verdict.steps))
 
 
 def _load(policy: bytes) -> Policy:

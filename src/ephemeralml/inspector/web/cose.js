@@ -45,30 +45,25 @@ function isSmallOrder(point) {
   return SMALL_ORDER.includes(BigInt.asUintN(255, toInteger(point.slice().reverse())));
 }
 
+/** A WebCrypto key, or null where the bytes are none. */
+async function importVerifyKey(format, bytes, algorithm) {
+  try {
+    return await crypto.subtle.importKey(format, bytes, algorithm, false, ["verify"]);
+  } catch (error) {
+    if (error.name === "NotSupportedError") throw new Unsupported(`this browser's WebCrypto has no ${algorithm.name}`);
+    return null;
+  }
+}
+
 async function verifyEd25519(message, publicKey) {
   const { signature } = message;
   if (publicKey.length !== 32 || signature.length !== 64) return false;
   if (isSmallOrder(publicKey) || isSmallOrder(signature.subarray(0, 32))) return false;
-  let key;
-  try {
-    key = await crypto.subtle.importKey("raw", publicKey, { name: "Ed25519" }, false, ["verify"]);
-  } catch (error) {
-    if (error.name === "NotSupportedError") throw new Unsupported("this browser has no Ed25519 in its WebCrypto");
-    return false;
-  }
-  return crypto.subtle.verify({ name: "Ed25519" }, key, signature, toBeSigned(message));
+  const key = await importVerifyKey("raw", publicKey, { name: "Ed25519" });
+  return key !== null && crypto.subtle.verify({ name: "Ed25519" }, key, signature, toBeSigned(message));
 }
 
 const P384_ECDSA = { name: "ECDSA", namedCurve: "P-384", hash: "SHA-384" };
-
-/** A key for ECDSA on P-384 from a SubjectPublicKeyInfo, or null where the point is not on the curve. */
-async function importP384(spki) {
-  try {
-    return await crypto.subtle.importKey("spki", spki, P384_ECDSA, false, ["verify"]);
-  } catch {
-    return null;
-  }
-}
 
 /** `signature` is r ‖ s, 96 bytes. */
 async function verifyP384(key, signature, message) {

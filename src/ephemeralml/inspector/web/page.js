@@ -52,8 +52,7 @@ async function judge({ bundle, policy }) {
 
 function verdictOf(found) {
   if (!found.ok) {
-    const { name, detail } = found.steps.at(-1);
-    return { verdict: "refused", sentence: `At the step “${name}”: ${detail}.` };
+    return { verdict: "refused", sentence: `${found.steps.at(-1).detail}.` };
   }
   if (found.confidential) {
     return { verdict: "verified", sentence: "A pinned enclave on AWS hardware, not in debug mode, gave this receipt." };
@@ -117,6 +116,11 @@ function factList({ claims, document: { pcrs } }) {
   return list;
 }
 
+function useBundle(file) {
+  inputs.bundle = file;
+  byId("bundle-state").textContent = file === null ? "" : `Bundle: ${file.name}`;
+}
+
 function usePolicy(policy, state) {
   inputs.policy = policy;
   byId("policy-state").textContent = state;
@@ -130,13 +134,13 @@ function usePolicyFile(file) {
 function takeFiles(files) {
   for (const file of files) {
     if (file.name.toLowerCase().endsWith(".json")) usePolicyFile(file);
-    else inputs.bundle = file;
+    else useBundle(file);
   }
   verifyInputs();
 }
 
 byId("bundle").addEventListener("change", ({ target }) => {
-  [inputs.bundle = null] = target.files;
+  useBundle(target.files[0] ?? null);
   verifyInputs();
 });
 byId("policy").addEventListener("change", ({ target }) => {

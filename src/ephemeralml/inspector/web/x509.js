@@ -150,7 +150,7 @@ function isOtherKey(key) {
 async function importKey(key) {
   const { bytes, unused } = key.point;
   if (unused !== 0 || bytes.length !== 97 || bytes[0] !== 0x04) return null;
-  return importP384(key.full);
+  return importVerifyKey("spki", key.full, P384_ECDSA);
 }
 
 function readExtensions(body) {
