@@ -62,7 +62,7 @@ class CborReader {
   }
 
   bytes(count) {
-    if (count > this.data.length - this.position) refuseCbor("malformed", "not well-formed CBOR: it ends too early");
+    if (count > this.data.length - this.position) refuseCbor("malformed", "not well-formed CBOR");
     this.position += count;
     return this.data.subarray(this.position - count, this.position);
   }
@@ -82,7 +82,7 @@ class CborReader {
       return [major, argument, low];
     }
     if (low === 31 && major >= 2 && major <= 5 && this.indefinite) return [major, null, low];
-    return refuseCbor("malformed", "not well-formed CBOR: a length that is not allowed here");
+    return refuseCbor("malformed", "not well-formed CBOR");
   }
 
   item(depth) {
@@ -110,14 +110,14 @@ class CborReader {
 
   /** false, true or null; anything else of this kind is outside the subset. */
   simple(argument, low) {
-    if (low === 24 && argument < 32n) refuseCbor("malformed", "not well-formed CBOR: a simple value in two bytes");
+    if (low === 24 && argument < 32n) refuseCbor("malformed", "not well-formed CBOR");
     if (low === 20 || low === 21) return low === 21;
     if (low !== 22) this.outside ??= ["type", "a float or simple value is not part of the subset"];
     return null;
   }
 
   string(length) {
-    if (length > BigInt(this.data.length)) refuseCbor("malformed", "not well-formed CBOR: it ends too early");
+    if (length > BigInt(this.data.length)) refuseCbor("malformed", "not well-formed CBOR");
     return this.bytes(Number(length)).slice();
   }
 
@@ -126,7 +126,7 @@ class CborReader {
       return fromUtf8(this.string(length));
     } catch (error) {
       if (error instanceof Refusal) throw error;
-      return refuseCbor("malformed", "not well-formed CBOR: text that is not UTF-8");
+      return refuseCbor("malformed", "not well-formed CBOR");
     }
   }
 
@@ -135,7 +135,7 @@ class CborReader {
     const parts = [];
     while (!this.atBreak()) {
       const [major, length] = this.head();
-      if (major !== kind || length === null) refuseCbor("malformed", "not well-formed CBOR: a wrong chunk");
+      if (major !== kind || length === null) refuseCbor("malformed", "not well-formed CBOR");
       parts.push(kind === 2 ? this.string(length) : this.text(length));
     }
     return kind === 2 ? concatenate(...parts) : parts;
@@ -171,7 +171,7 @@ class CborReader {
       const start = this.position;
       const key = this.item(depth + 1);
       if (typeof key !== "bigint" && typeof key !== "string") this.outside ??= ["key", "map keys are integers or text"];
-      if (map.has(key)) refuseCbor("malformed", "not well-formed CBOR: a key is repeated");
+      if (map.has(key)) refuseCbor("malformed", "not well-formed CBOR");
       const encoded = this.data.subarray(start, this.position);
       if (last !== null && compareBytes(last, encoded) >= 0) this.deterministic = false;
       last = encoded;

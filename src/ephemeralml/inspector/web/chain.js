@@ -1,6 +1,7 @@
 // Who signed: the document's own certificate, and its chain to the AWS Nitro root or to a root the policy names.
-// As attestation/chain.py, with one difference: a certificate authority must hold a P-384 key and sign with SHA-384,
-// as AWS's and EphemeralML's development roots do, and none may have name constraints.
+// As attestation/chain.py, with one difference: authorities are of the kind that AWS's and EphemeralML's development
+// roots are. What this page does not read (keys on other curves than P-384, name constraints, alternative names,
+// information access, issuers named otherwise than by key) it refuses.
 
 // https://docs.aws.amazon.com/enclaves/latest/user/verify-root.html: SHA-256 of the DER of "aws.nitro-enclaves" G1.
 const AWS_NITRO_ROOT_G1_SHA256 = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b";
@@ -10,6 +11,7 @@ const ACCOUNTED_FOR = [
   OID.AUTHORITY_INFORMATION_ACCESS, OID.AUTHORITY_KEY_IDENTIFIER, OID.SUBJECT_KEY_IDENTIFIER, OID.KEY_USAGE,
   OID.SUBJECT_ALTERNATIVE_NAME, OID.BASIC_CONSTRAINTS, OID.EXTENDED_KEY_USAGE,
 ];
+const UNREAD = [OID.NAME_CONSTRAINTS, OID.SUBJECT_ALTERNATIVE_NAME, OID.AUTHORITY_INFORMATION_ACCESS];
 const KEY_AGREEMENT = 4;
 const KEY_CERT_SIGN = 5;
 
@@ -131,9 +133,9 @@ function isAuthority(certificate, depth) {
   const named = get(OID.AUTHORITY_KEY_IDENTIFIER);
   const extended = get(OID.EXTENDED_KEY_USAGE);
   if (constraints === null || !constraints.critical || usage === null) return false;
+  if (UNREAD.some((oid) => get(oid) !== null)) return false;
   // Never critical in an authority's certificate.
-  const quiet = [named, extended, get(OID.SUBJECT_KEY_IDENTIFIER), get(OID.AUTHORITY_INFORMATION_ACCESS)];
-  if (quiet.some((extension) => extension?.critical)) return false;
+  if ([named, extended, get(OID.SUBJECT_KEY_IDENTIFIER)].some((extension) => extension?.critical)) return false;
   const { ca, pathLength } = readBasicConstraints(constraints);
   if (!ca || (pathLength !== null && BigInt(depth) > pathLength)) return false;
   if (!readKeyUsage(usage)(KEY_CERT_SIGN)) return false;

@@ -21,12 +21,8 @@ async function verifyInputs() {
   latestRun += 1;
   const run = latestRun;
   const result = byId("result");
-  if (inputs.bundle === null) {
-    result.replaceChildren();
-    return;
-  }
   result.setAttribute("aria-busy", "true");
-  const outcome = await judge(inputs);
+  const outcome = inputs.bundle === null ? null : await judge(inputs);
   // A newer choice has its own run.
   if (run !== latestRun) return;
   show(result, outcome);
@@ -64,17 +60,28 @@ function verdictOf(found) {
   };
 }
 
-function show(result, { verdict, sentence, code, found }) {
+function show(result, outcome) {
+  const { verdict, sentence, code, found } = outcome ?? { verdict: "", code: null, found: null };
   result.dataset.verdict = verdict;
   result.dataset.code = code ?? "";
-  const banner = make("div", `verdict ${verdict}`, make("h2", "", WORDS.titles[verdict]), make("p", "", sentence));
-  if (code !== null) banner.append(make("p", "", "Code: ", make("code", "", code)));
-  result.replaceChildren(banner);
-  if (found === null) return;
-  result.append(make("h2", "", "Step by step"), stepList(found.steps));
-  if (!found.ok) return;
-  result.append(make("h2", "", "What this does not prove"), make("ul", "", ...limitsOf(found).map((text) => make("li", "", text))));
-  result.append(make("h2", "", "What the receipt says"), factList(found));
+  byId("verdict").replaceChildren(...(outcome === null ? [] : [banner(verdict, sentence, code)]));
+  byId("details").replaceChildren(...(found === null ? [] : details(found)));
+}
+
+function banner(verdict, sentence, code) {
+  const box = make("div", `verdict ${verdict}`, make("h2", "", WORDS.titles[verdict]), make("p", "", sentence));
+  if (code !== null) box.append(make("p", "", "Code: ", make("code", "", code)));
+  return box;
+}
+
+/** The claims are shown only where every step held. */
+function details(found) {
+  const parts = [make("h2", "", "Step by step"), stepList(found.steps)];
+  if (!found.ok) return parts;
+  const limits = limitsOf(found).map((text) => make("li", "", text));
+  parts.push(make("h2", "", "What this does not prove"), make("ul", "", ...limits));
+  parts.push(make("h2", "", "What the receipt says"), factList(found));
+  return parts;
 }
 
 function stepList(steps) {
