@@ -14,7 +14,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, ObjectIdentifier
+from cryptography.x509.oid import (
+    AuthorityInformationAccessOID,
+    ExtendedKeyUsageOID,
+    ExtensionOID,
+    NameOID,
+    ObjectIdentifier,
+)
 
 from ephemeralml.attestation import Policy
 from ephemeralml.codec import cbor, cose
@@ -60,7 +66,7 @@ def issue(
     signer: Any = None,
     names: tuple[x509.Name, x509.Name] | None = None,
     serial: int = 7,
-    hash_: hashes.HashAlgorithm = hashes.SHA384(),  # noqa: B008
+    hash_: hashes.SHA256 | hashes.SHA384 | hashes.SHA3_384 = hashes.SHA384(),  # noqa: B008
     hours: tuple[float, float] = (-1, 1),
 ) -> bytes:
     """A certificate for KEYS[subject] by KEYS[issuer], DER."""
@@ -130,7 +136,7 @@ def unread() -> Iterator[tuple[str, bytes]]:
         "alternative name": x509.SubjectAlternativeName([x509.DNSName("x.example")]),
         "name constraints": x509.NameConstraints([x509.DNSName("example")], None),
         "information access": x509.AuthorityInformationAccess(
-            [x509.AccessDescription(x509.AuthorityInformationAccessOID.OCSP, location)]
+            [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, location)]
         ),
     }.items():
         yield name, issue("a", "root", BASIC[0], SIGNS, (extension, False))
