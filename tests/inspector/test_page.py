@@ -112,10 +112,7 @@ def test_nothing_runs_out_of_the_window(inspector: Inspector, files: tuple[Path,
         inspector.driver.find_element("id", "policy").send_keys(str(files[1]))
         inspector.driver.find_element("id", "bundle").send_keys(str(files[0]))
         wait(inspector, "not-confidential")
-        seen = inspector.driver.execute_script(
-            "return [innerWidth, document.documentElement.scrollWidth,"
-            " Math.min(...[...document.querySelectorAll('button:not([hidden])')].map((b) => b.offsetHeight))]"
-        )
+        seen = inspector.driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
         assert seen[0] == size[0]
         assert seen[1] <= size[0]
     finally:
