@@ -53,7 +53,12 @@ class UnsupportedModelError(ModelError):
 
 
 class PackageError(EphemeralMLError):
-    """An encrypted package that is damaged, forged, incomplete, too old or not for this enclave."""
+    """An encrypted package that is damaged, forged, incomplete, too old or not for this enclave.
+
+    ``verdict`` is the table up to a bundle's manifest, where that is what was refused.
+    """
+
+    verdict: object | None = None
 
 
 class ImageError(EphemeralMLError):

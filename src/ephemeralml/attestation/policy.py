@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ephemeralml.attestation.document import PCR_BYTES, ZERO_PCR
+from ephemeralml.codec.certificates import UNREADABLE
 from ephemeralml.errors import PolicyError
 
 MAX_POLICY_BYTES: Final = 1 << 20
@@ -65,7 +66,7 @@ def _root(value: object) -> bytes:
         _refuse("extra_root", "an extra root must be a certificate or its DER bytes")
     try:
         x509.load_der_x509_certificate(value)
-    except (ValueError, x509.InvalidVersion):
+    except UNREADABLE:
         _refuse("extra_root", "an extra root is not a DER certificate")
     return value
 

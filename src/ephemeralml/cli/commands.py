@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "image": "image:app",
     "embed": "embed:embed",
     "verify": "verify:verify",
+    "inspector": "inspector:inspector",
     "bench": "bench:app",
 }
 

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from ephemeralml.attestation import Policy
-from ephemeralml.errors import AttestationError, EphemeralMLError, ReceiptError
-from ephemeralml.receipts import verify_bundle
+from ephemeralml.errors import AttestationError, EphemeralMLError, PackageError, ReceiptError
+from ephemeralml.files import write_whole
+from ephemeralml.receipts import BundleVerdict, verify_bundle
 
 
 def verify(
@@ -20,10 +21,11 @@ def verify(
     policy: Annotated[Path, typer.Option(help="What to trust.")],
     at: Annotated[str | None, typer.Option(help="Time to verify at (ISO 8601); default: the document's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the verdict as a page too, accepted or refused.")] = None,
 ) -> None:
     """Verify a bundle offline. Exit status 0 only if everything holds, 1 if not, 2 for usage.
 
-    Example: ephemeralml verify proof.aer --policy policy.json
+    Example: ephemeralml verify proof.aer --policy policy.json --html report.html
     """
     trusted = Policy.load(policy)
     when = _time(at)
@@ -33,8 +35,10 @@ def verify(
     try:
         verdict = verify_bundle(bundle, policy=trusted, at=when)
     except EphemeralMLError as error:
+        _report(error, trusted, bundle, html)
         _print_refusal(error, as_json=as_json)
         raise typer.Exit(1) from None
+    _report(verdict, trusted, bundle, html)
     if as_json:
         steps = [{"name": step.name, "ok": step.ok, "detail": step.detail} for step in verdict.steps]
         print(
@@ -47,11 +51,19 @@ def verify(
         print(verdict)
 
 
+def _report(result: BundleVerdict | EphemeralMLError, policy: Policy, bundle: Path, html: Path | None) -> None:
+    if html is None:
+        return
+    from ephemeralml.inspector import render_report  # noqa: PLC0415  most verdicts are only printed
+
+    write_whole(html, render_report(result, policy=policy, name=bundle.name).encode())
+
+
 def _print_refusal(error: EphemeralMLError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"ok": False, "code": error.code, "error": str(error)}, indent=2))
         return
-    if isinstance(error, (AttestationError, ReceiptError)) and error.verdict is not None:
+    if isinstance(error, (AttestationError, PackageError, ReceiptError)) and error.verdict is not None:
         print(error.verdict)
     print(f"refused: {error} [{error.code}]")
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.constant_time import bytes_eq
 
 from ephemeralml.attestation import AttestationDocument, Policy, Step, Verdict, bind_session, verify_document
 from ephemeralml.attestation.verdict import Platform
-from ephemeralml.errors import AttestationError, ReceiptError
+from ephemeralml.errors import AttestationError, PackageError, ReceiptError
 from ephemeralml.package.manifest import Manifest
 from ephemeralml.receipts.bundle import Bundle
 from ephemeralml.receipts.claims import EVALUATION, NITRO_PCR, PRODUCTION, SHA256_MANIFEST, Claims
@@ -75,8 +75,8 @@ def verify_bundle(
     """Verify a bundle offline, at the time `at` (aware) or, when None, at its attestation document's own time.
 
     The first failure is raised: `ReceiptError` for the bundle (layer 1, ``BUNDLE_…``), the receipt (layers 1 to 3) and
-    what ties it to the rest (layer 5); `AttestationError` for the document; `PackageError` for the manifest. The first
-    two carry the table so far as ``.verdict``. Whose model it is rests on `policy.models`: the manifest's own
+    what ties it to the rest (layer 5); `AttestationError` for the document; `PackageError` for the manifest. Each
+    carries the table so far as ``.verdict``. Whose model it is rests on `policy.models`: the manifest's own
     signature shows integrity only. Raises ValueError when `at` has no time zone.
     """
     verdict = Verdict(insecure=policy.insecure)
@@ -88,7 +88,11 @@ def verify_bundle(
     sizes = f"{len(bundle.receipt)} + {len(bundle.document)} + {len(bundle.manifest)} bytes"
     verdict = verdict.passed("bundle", f"receipt, document and manifest, {sizes}")
     verdict = _verify_evidence(verdict, bundle.document, policy, at)
-    manifest = Manifest.verify(bundle.manifest, owner=None)
+    try:
+        manifest = Manifest.verify(bundle.manifest, owner=None)
+    except PackageError as error:
+        error.verdict = verdict.failed("manifest", str(error))
+        raise
     verdict = verdict.passed("manifest", f"{manifest.model_id}, signed by {manifest.owner.hex()[:16]}…")
     verdict = bind_session(
         verdict,

@@ -1,0 +1,6 @@
+"""What an auditor looks at: the page that verifies a receipt in a browser, and a report of what Python found."""
+
+from ephemeralml.inspector.page import build_page
+from ephemeralml.inspector.report import render_report
+
+__all__ = ["build_page", "render_report"]
