@@ -57,7 +57,7 @@ test-slow: $(VENV)/dev ## Run the long property and soak tests
 	@$(BIN)/python -m pytest -m slow
 
 test-vm: $(VENV)/dev ## Boot the image under QEMU (BOOTS=20 in a row) and test it there
-	@scripts/setup_vm.sh $(BIN)/python
+	-@scripts/setup_vm.sh $(BIN)/python
 	@EPHEMERALML_VM_BOOTS=$(BOOTS) $(BIN)/python -m pytest -m vm tests/vm
 
 lint: $(VENV)/dev ## Style, types, zones
