@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from ephemeralml.attestation import Policy
 from ephemeralml.bench.machine import memory_of
 from ephemeralml.client import Client, EmbedResult
 from ephemeralml.devcloud.world import World, WorldError, run
+from ephemeralml.session.transport import Address
 
 _MODEL_ID = "benchmark"
 _STAGE = re.compile(r"(\w+) ([0-9.]+) ms")
@@ -39,6 +41,16 @@ class Served:
         return memory_of(self.enclave)
 
 
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """An enclave that measures itself: its own address, the relay before it, its boot, and its process."""
+
+    address: Address
+    relay: Address
+    stages: dict[str, float]
+    enclave: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColdStart:
     """Milliseconds since the host's process was spawned, and the enclave's own stages."""
@@ -54,6 +66,7 @@ class Deployment:
 
     def __init__(self, folder: Path, model: Path, *, precision: str = "fp32") -> None:
         self._precision = precision
+        self._numbers = itertools.count(1)
         self._world = World(folder)
         try:
             self._prepare(model)
@@ -67,6 +80,11 @@ class Deployment:
     def __exit__(self, *_: object) -> None:
         self._world.kms.stop()
 
+    @property
+    def package(self) -> Path:
+        """The package's folder."""
+        return self._world.folder / "package"
+
     def _prepare(self, model: Path) -> None:
         here, world = self._world.folder, self._world
         run("keygen", str(here / "owner.key"))
@@ -75,8 +93,12 @@ class Deployment:
         self._configuration.write_text(json.dumps({"model_owner": owner, "model_id": _MODEL_ID}))
         measurements = here / "measurements.json"
         measurements.write_text(run("enclave", "measure", str(self._configuration)))
+        # The enclave that measures itself is another image: the owner's policy names it beside the one that serves.
+        measuring = here / "measuring.json"
+        measuring.write_text(run("enclave", "measure", str(self._configuration), "--bench"))
         key = run(
-            *("kms", "create-key", "--measurements", str(measurements), "--endpoint", world.kms_url),
+            *("kms", "create-key", "--measurements", str(measurements), "--measurements", str(measuring)),
+            *("--endpoint", world.kms_url),
             environment=world.environment("owner"),
         ).strip()
         run(
@@ -103,7 +125,7 @@ class Deployment:
         before = dict(os.environ)
         with server:
             run(
-                *("push", str(world.folder / "package"), place, "--s3-endpoint", endpoint),
+                *("push", str(self.package), place, "--s3-endpoint", endpoint),
                 environment=world.environment("owner"),
             )
             try:
@@ -116,14 +138,41 @@ class Deployment:
     def serve(self, package: str = "", s3_endpoint: str = "") -> Iterator[Served]:
         """A host and its enclave, started now: key released by KMS, package fetched, model loaded."""
         options = ("--s3-endpoint", s3_endpoint) if s3_endpoint else ()
-        with self._world.host(package or self._world.folder / "package", self._configuration, *options) as host:
+        with self._world.host(package or self.package, self._configuration, *options) as host:
             ready = host.event("ready")
             yield self._served(host.pid, ready)
+
+    @contextmanager
+    def measure(self, package: Path | None = None) -> Iterator[Measuring]:
+        """A host and, behind it, the enclave that measures itself. Raises `WorldError` with why it did not boot."""
+        world, number = self._world, next(self._numbers)
+        services, at = (f"unix://{world.folder}/{name}{number}.sock" for name in ("services", "inside"))
+        host = world.host(
+            package or self.package, None, "--connect", at, "--services", services, log=f"measuring-host{number}.log"
+        )
+        with host:
+            listening = Path(services.removeprefix("unix://"))
+            while host.alive and not listening.exists():
+                time.sleep(0.01)
+            enclave = world.start(
+                *("enclave", "run", str(self._configuration), "--bench", "--root", str(world.root)),
+                *("--listen", at, "--host", services),
+                log=f"inside{number}.log",
+            )
+            with enclave:
+                ready = host.event("ready")
+                yield Measuring(
+                    Address.parse(at), Address.parse(ready["relay"]), _stages(ready["boot"]), enclave_below(enclave.pid)
+                )
+
+    def kms_calls(self, action: str) -> int:
+        """How often KMS has granted an action since this was last asked: its own words."""
+        return sum(line.startswith(f"kms: {action} by ") and line.endswith(": done\n") for line in self._world.kms.said())
 
     def cold_start(self, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
         """Start a host, attest its enclave, get one verified answer; stop it again."""
         start = time.perf_counter()
-        with self._world.host(self._world.folder / "package", self._configuration) as host:
+        with self._world.host(self.package, self._configuration) as host:
             ready = host.event("ready")
             ready_at = time.perf_counter()
             with Client(ready["relay"], policy=self._policy, timeout=120.0) as client:

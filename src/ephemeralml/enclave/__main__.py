@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ from ephemeralml.inference import Batcher
 from ephemeralml.session.transport import Address, raise_descriptor_limit
 
 
-def main() -> int:
-    """Boot, serve, and say on the console only states and codes. Returns the exit status."""
+Work = Callable[[Booted, Address, Upstream], None]
+"""What a booted enclave does, at the address where its host finds it."""
+
+
+def main(work: Work | None = None) -> int:
+    """Boot, do the `work` (serve clients), and say on the console only states and codes. Returns the exit status."""
     # Texts and keys live in this memory: no core file may hold them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     raise_descriptor_limit()
@@ -48,8 +53,7 @@ def main() -> int:
         listen = Address.parse(arguments.listen)
         module = security_module(device=arguments.nsm_device, descriptor=arguments.nsm_fd)
         booted = boot(configuration, module=module, upstream=upstream)
-        with Batcher(booted.encoder) as batcher:
-            asyncio.run(_serve(booted, batcher, listen, upstream))
+        (work or serve_clients)(booted, listen, upstream)
     except EphemeralMLError as error:
         upstream.report("failed", code=error.code, message=str(error))
         return _failed(error)
@@ -61,6 +65,12 @@ def main() -> int:
         print(f"enclave: stopped by an internal error ({type(error).__name__})", file=sys.stderr)
         return 1
     return 0
+
+
+def serve_clients(booted: Booted, listen: Address, upstream: Upstream) -> None:
+    """Answer sealed requests until told to stop."""
+    with Batcher(booted.encoder) as batcher:
+        asyncio.run(_serve(booted, batcher, listen, upstream))
 
 
 def security_module(*, device: Path, descriptor: int | None) -> SecurityModule:
