@@ -6,20 +6,26 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from ephemeralml.attestation import Policy
 from ephemeralml.bench.machine import memory_of
+from ephemeralml.bench.errors import BenchError
 from ephemeralml.client import Client, EmbedResult
 from ephemeralml.devcloud.world import World, WorldError, run
+from ephemeralml.inference.encoder import WEIGHTS_FILE
+from ephemeralml.package import FolderSource
+from ephemeralml.package.source import ARTIFACT_SUFFIX
 from ephemeralml.session.transport import Address
 
 _MODEL_ID = "benchmark"
+_CODE = re.compile(r"\[([a-z_.]+)\]$")
 _STAGE = re.compile(r"(\w+) ([0-9.]+) ms")
 
 
@@ -64,6 +70,10 @@ class ColdStart:
 class Deployment:
     """A KMS that runs, a package for it, and the policy of its clients; `serve` starts a host. A context manager."""
 
+    platform: Final = "local"
+    kind: Final = "measured"
+    allocation_mb: Final = None
+
     def __init__(self, folder: Path, model: Path, *, precision: str = "fp32") -> None:
         self._precision = precision
         self._numbers = itertools.count(1)
@@ -84,6 +94,11 @@ class Deployment:
     def package(self) -> Path:
         """The package's folder."""
         return self._world.folder / "package"
+
+    @property
+    def manifest(self) -> bytes:
+        """Of the package, signed."""
+        return FolderSource(self.package).manifest()
 
     def _prepare(self, model: Path) -> None:
         here, world = self._world.folder, self._world
@@ -167,7 +182,29 @@ class Deployment:
 
     def kms_calls(self, action: str) -> int:
         """How often KMS has granted an action since this was last asked: its own words."""
+        # The thread that reads what it says may be a moment behind.
+        time.sleep(0.1)
         return sum(line.startswith(f"kms: {action} by ") and line.endswith(": done\n") for line in self._world.kms.said())
+
+    def damaged(self, scratch: Path) -> str | None:
+        """The code with which an enclave refuses this package with one bit changed. Raises `BenchError` if it boots."""
+        copy = scratch / "damaged"
+        shutil.copytree(self.package, copy)
+        weights = copy / f"{WEIGHTS_FILE}{ARTIFACT_SUFFIX}"
+        with weights.open("r+b") as file:
+            file.seek(weights.stat().st_size // 2)
+            [byte] = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+        try:
+            with self.measure(copy):
+                pass
+        except WorldError as error:
+            found = _CODE.search(str(error))
+            return found[1] if found else str(error)
+        raise BenchError(
+            "an enclave booted from a package with a changed bit: its model does not come from there", code="bench.model"
+        )
 
     def cold_start(self, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
         """Start a host, attest its enclave, get one verified answer; stop it again."""

@@ -63,11 +63,11 @@ class LocalEnclave:
             listen, host = _plugged(self._device, vsock, listen=listen, host=host)
         ours, theirs = socket.socketpair()
         self._nsm = ours
-        with theirs, _sealed(content) as settings, _sealed(image) as program:
+        with theirs, _sealed(content) as settings, _sealed(image) as code:
             # No environment but the interpreter's own needs: credentials of the host stay outside.
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
-                    *(sys.executable, "-I", "-S", f"/proc/self/fd/{program.fileno()}"),
+                    *(sys.executable, "-I", "-S", f"/proc/self/fd/{code.fileno()}"),
                     *("--configuration", f"/proc/self/fd/{settings.fileno()}"),
                     *("--listen", str(listen)),
                     *("--host", str(host)),
@@ -75,7 +75,7 @@ class LocalEnclave:
                     sysconfig.get_path("platlib"),
                 ],
                 stdin=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), settings.fileno(), program.fileno()),
+                pass_fds=(theirs.fileno(), settings.fileno(), code.fileno()),
                 env=ENVIRONMENT,
                 start_new_session=True,
             )
