@@ -8,17 +8,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from ephemeralml.attestation import Policy
-from ephemeralml.bench.machine import memory_of
 from ephemeralml.bench.errors import BenchError
+from ephemeralml.bench.machine import memory_of
 from ephemeralml.client import Client, EmbedResult
-from ephemeralml.devcloud.world import World, WorldError, run
+from ephemeralml.devcloud.world import Process, World, WorldError, run
 from ephemeralml.inference.encoder import WEIGHTS_FILE
 from ephemeralml.package import FolderSource
 from ephemeralml.package.source import ARTIFACT_SUFFIX
@@ -31,10 +31,10 @@ _STAGE = re.compile(r"(\w+) ([0-9.]+) ms")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A host that is ready, with its enclave."""
+    """A host that is ready, with its enclave; `enclave` is its process, where it is one of this machine."""
 
     relay: str
-    enclave: int
+    enclave: int | None
     policy: Policy
     stages: dict[str, float]
 
@@ -43,18 +43,19 @@ class Served:
         return Client(self.relay, policy=self.policy, timeout=timeout)
 
     def memory(self) -> dict[str, float]:
-        """VmHWM and VmRSS of the enclave's process, in MB."""
+        """VmHWM and VmRSS of the enclave's process, in MB. Raises `WorldError` where that is not seen from here."""
+        if self.enclave is None:
+            raise WorldError("the enclave's memory is not seen from outside", code="world.enclave")
         return memory_of(self.enclave)
 
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """An enclave that measures itself: its own address, the relay before it, its boot, and its process."""
+    """An enclave that measures itself: its own address, the relay before it, and its boot."""
 
     address: Address
     relay: Address
     stages: dict[str, float]
-    enclave: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,15 +177,15 @@ class Deployment:
             )
             with enclave:
                 ready = host.event("ready")
-                yield Measuring(
-                    Address.parse(at), Address.parse(ready["relay"]), _stages(ready["boot"]), enclave_below(enclave.pid)
-                )
+                yield Measuring(Address.parse(at), Address.parse(ready["relay"]), stages(ready["boot"]))
 
     def kms_calls(self, action: str) -> int:
         """How often KMS has granted an action since this was last asked: its own words."""
         # The thread that reads what it says may be a moment behind.
         time.sleep(0.1)
-        return sum(line.startswith(f"kms: {action} by ") and line.endswith(": done\n") for line in self._world.kms.said())
+        return sum(
+            line.startswith(f"kms: {action} by ") and line.endswith(": done\n") for line in self._world.kms.said()
+        )
 
     def damaged(self, scratch: Path) -> str | None:
         """The code with which an enclave refuses this package with one bit changed. Raises `BenchError` if it boots."""
@@ -203,28 +204,34 @@ class Deployment:
             found = _CODE.search(str(error))
             return found[1] if found else str(error)
         raise BenchError(
-            "an enclave booted from a package with a changed bit: its model does not come from there", code="bench.model"
+            "an enclave booted from a package with a changed bit: its model does not come from there",
+            code="bench.model",
         )
 
     def cold_start(self, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
         """Start a host, attest its enclave, get one verified answer; stop it again."""
-        start = time.perf_counter()
-        with self._world.host(self.package, self._configuration) as host:
-            ready = host.event("ready")
-            ready_at = time.perf_counter()
-            with Client(ready["relay"], policy=self._policy, timeout=120.0) as client:
-                attested_at = time.perf_counter()
-                answer = client.embed(texts)
-                answered_at = time.perf_counter()
-        return ColdStart(
-            ready=(ready_at - start) * 1000,
-            attested=(attested_at - start) * 1000,
-            answered=(answered_at - start) * 1000,
-            stages=_stages(ready["boot"]),
-        ), answer
+        return cold_start(lambda: self._world.host(self.package, self._configuration), self._policy, texts)
 
     def _served(self, host: int, ready: dict[str, Any]) -> Served:
-        return Served(ready["relay"], enclave_below(host), self._policy, _stages(ready["boot"]))
+        return Served(ready["relay"], enclave_below(host), self._policy, stages(ready["boot"]))
+
+
+def cold_start(start: Callable[[], Process], policy: Policy, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
+    """`start` a host, attest its enclave, get one verified answer; stop it again."""
+    before = time.perf_counter()
+    with start() as host:
+        ready = host.event("ready")
+        ready_at = time.perf_counter()
+        with Client(ready["relay"], policy=policy, timeout=120.0) as client:
+            attested_at = time.perf_counter()
+            answer = client.embed(texts)
+            answered_at = time.perf_counter()
+    return ColdStart(
+        ready=(ready_at - before) * 1000,
+        attested=(attested_at - before) * 1000,
+        answered=(answered_at - before) * 1000,
+        stages=stages(ready["boot"]),
+    ), answer
 
 
 def _set(environment: Mapping[str, str]) -> None:
@@ -245,6 +252,6 @@ def enclave_below(pid: int) -> int:
     raise WorldError("the host has no enclave process", code="world.enclave")
 
 
-def _stages(said: str) -> dict[str, float]:
+def stages(said: str) -> dict[str, float]:
     """The enclave's words about its boot, "manifest 3 ms, attestation 9 ms, …"."""
     return {name: float(value) for name, value in _STAGE.findall(said)}

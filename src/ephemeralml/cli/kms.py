@@ -54,9 +54,7 @@ def run(
         port=port,
         region=REGION,
         account_id=ACCOUNT,
-        on_answer=lambda action, caller, outcome: print(
-            f"kms: {printable(action)} by {caller}: {outcome}", flush=True
-        ),
+        on_answer=lambda action, caller, outcome: print(f"kms: {printable(action)} by {caller}: {outcome}", flush=True),
     )
     logging.getLogger("uvicorn.error").addFilter(is_no_stop)
     # In a thread of its own, so that signals are this one's: uvicorn is deaf to them for its first moments.

@@ -25,7 +25,6 @@ from ephemeralml.errors import EphemeralMLError
 from ephemeralml.inference import Batcher
 from ephemeralml.session.transport import Address, raise_descriptor_limit
 
-
 Work = Callable[[Booted, Address, Upstream], None]
 """What a booted enclave does, at the address where its host finds it."""
 

@@ -46,7 +46,8 @@ def main() -> int:
 
 def read_files(folder: Path, manifest: Manifest) -> dict[str, Buffer]:
     """The files that the package was made of, seen to be those. Raises `BenchError` for others, and OSError."""
-    files = _read(folder, manifest)
+    files: dict[str, Buffer] = {}
+    _read(folder, manifest, files)
     for artifact in manifest.artifacts:
         if sha256(files[artifact.name]).digest() != artifact.sha256:
             raise BenchError(
@@ -56,8 +57,7 @@ def read_files(folder: Path, manifest: Manifest) -> dict[str, Buffer]:
     return files
 
 
-def _read(folder: Path, manifest: Manifest) -> dict[str, Buffer]:
-    files: dict[str, Buffer] = {}
+def _read(folder: Path, manifest: Manifest, files: dict[str, Buffer]) -> None:
     for artifact in manifest.artifacts:
         content = (folder / artifact.name).read_bytes()
         if artifact.name == WEIGHTS_FILE:
@@ -69,14 +69,13 @@ def _read(folder: Path, manifest: Manifest) -> dict[str, Buffer]:
             files[artifact.name] = memory
         else:
             files[artifact.name] = content
-    return files
 
 
 def _load(folder: Path, manifest: Manifest, question: Question) -> Answer:
     spent: dict[str, list[float]] = {}
     for _ in range(question["rounds"]):
         files: dict[str, Buffer] = {}
-        spent.setdefault("fetch", []).append(timed(lambda into=files: into.update(_read(folder, manifest))))  # type: ignore[misc]
+        spent.setdefault("fetch", []).append(timed(_read, folder, manifest, files))
         for part, value in load_by_part(files, manifest.spec).items():
             spent.setdefault(part, []).append(value)
     return {"ms": spent, "sha256": _digests(read_files(folder, manifest))}

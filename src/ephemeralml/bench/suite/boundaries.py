@@ -58,9 +58,7 @@ def words_for(environment: str, platform: str, names: Sequence[str]) -> dict[str
     found: dict[str, str] = {}
     for name in names:
         parts = name.split("/")
-        prefix = next(
-            (key for end in range(len(parts), 0, -1) if (key := "/".join(parts[:end])) in _WORDS), None
-        )
+        prefix = next((key for end in range(len(parts), 0, -1) if (key := "/".join(parts[:end])) in _WORDS), None)
         if prefix is not None:
             found[prefix] = _WORDS[prefix].format(
                 direct=_DIRECT[platform], fetch=_FETCH[environment], cold=_COLD[environment]

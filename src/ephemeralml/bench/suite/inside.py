@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from functools import partial
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -126,11 +126,9 @@ class Inside:
         for _ in range(question["rounds"]):
             dek = self._ask_key(manifest.key, {})
             fetched: dict[str, Plaintext] = {}
-            spent.setdefault("fetch", []).append(timed(lambda into=fetched: self._fetch(into)))  # type: ignore[misc]
+            spent.setdefault("fetch", []).append(timed(self._fetch, fetched))
             files: dict[str, Plaintext] = {}
-            spent.setdefault("decrypt", []).append(
-                timed(partial(self._decrypt, fetched, files, dek))
-            )
+            spent.setdefault("decrypt", []).append(timed(self._decrypt, fetched, files, dek))
             digests = {name: sha256(content).hexdigest() for name, content in files.items()}
             for part, value in load_by_part(files, manifest.spec).items():
                 spent.setdefault(part, []).append(value)
@@ -195,7 +193,7 @@ class Inside:
                 if number < question["warmups"]:
                     continue
                 opened, tokenised, run, queued, encoded, issued, sealed = (
-                    (after - before) * 1000 for before, after in zip(stamps, stamps[1:], strict=False)
+                    (after - before) * 1000 for before, after in pairwise(stamps)
                 )
                 for name, value in {
                     "open": opened,

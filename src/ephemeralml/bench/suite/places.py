@@ -13,10 +13,21 @@ from ephemeralml.client import EmbedResult
 class Place(Protocol):
     """A platform with a package ready to serve: `Deployment` on this machine, `Instance` where enclaves are images."""
 
-    platform: str
-    kind: str
-    manifest: bytes
-    allocation_mb: float | None
+    @property
+    def platform(self) -> str:
+        """``local``, ``vm`` or ``nitro``."""
+
+    @property
+    def kind(self) -> str:
+        """Whether figures of it are ``measured`` or ``emulated``."""
+
+    @property
+    def manifest(self) -> bytes:
+        """The package's, signed."""
+
+    @property
+    def allocation_mb(self) -> float | None:
+        """Memory that the enclave takes from its machine, MB of 10^6 bytes; None where it takes none of its own."""
 
     def serve(self) -> AbstractContextManager[Served]:
         """A host and its enclave, ready."""

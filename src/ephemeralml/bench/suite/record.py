@@ -10,13 +10,12 @@ from hashlib import sha256
 from typing import Any, Final
 
 from ephemeralml.bench.errors import BenchError
+from ephemeralml.bench.results import SUITE, VERSIONS
 from ephemeralml.bench.suite.boundaries import words_for
 from ephemeralml.bench.suite.schema import validate
 from ephemeralml.bench.suite.transport import SIZES
 from ephemeralml.bench.timing import percentile, significant, summarise
 
-SCHEMA: Final = "ephemeralml.bench.suite"
-SCHEMA_VERSION: Final = 1
 NAMES: Final = {"bare_metal": "baseline", "enclave": "enclave"}
 """Of an environment's files: ``baseline_results.json``, ``enclave_samples.json.gz``."""
 
@@ -129,8 +128,8 @@ def to_files(record: Record, about: Mapping[str, Any], *, texts: list[str], warm
         "throughput_inferences_per_sec": sections.pop("throughput_inferences_per_sec"),
     }
     result: dict[str, Any] = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        "schema": SUITE,
+        "schema_version": VERSIONS[SUITE],
         **about,
         **sections,
         "inference": inference,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from ephemeralml.attestation import Policy
 from ephemeralml.bench import machine
+from ephemeralml.bench.deployment import Deployment
 from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.suite import measured, served
 from ephemeralml.bench.suite.bare_metal import Bare, BareMetal
 from ephemeralml.bench.suite.effort import Effort
 from ephemeralml.bench.suite.inputs import Inputs
+from ephemeralml.bench.suite.instance import Instance
 from ephemeralml.bench.suite.places import Place
 from ephemeralml.bench.suite.record import Record, to_files
 from ephemeralml.bench.suite.turns import check_files, check_same, compare, encode_in_turns, sweeps, vectors
@@ -23,8 +27,10 @@ from ephemeralml.files import write_whole
 from ephemeralml.inference.encoder import WEIGHTS_FILE
 from ephemeralml.inference.weights import Weights
 from ephemeralml.package import Manifest
+from ephemeralml.session.transport import Address
 
 Say = Callable[[str], None]
+Write = Callable[[dict[str, bytes]], list[Path]]
 _NO_BARE: Final = "run with --skip-baseline"
 
 
@@ -99,12 +105,12 @@ class Run:
         served.cold_starts(self._place, record, inputs.texts[0], effort, self._say)
         expected = None if bare is None else vectors(bare.asked, inputs.texts)
         with self._place.serve() as enclave:
-            loaded = enclave.memory()
+            loaded = None if enclave.enclave is None else enclave.memory()
             beside = None if bare is None else (bare.asked, self._bare)
             served.sealed(enclave, record, inputs.texts, bare=beside, expected=expected, effort=effort)
             served.sessions(enclave, record, inputs.texts[0], effort)
             served.concurrency(enclave, record, inputs.many, effort, self._say)
-            worked = enclave.memory()
+            worked = None if enclave.enclave is None else enclave.memory()
         if loaded is not None and worked is not None:
             record.memory = self._memory(
                 worked["VmHWM"], worked["VmRSS"], "VmHWM of the enclave's process, /proc/PID/status, after all requests"
@@ -187,8 +193,63 @@ class Run:
         }
 
 
+def measure_local(model: Path, out: Path, *, baseline: bool, effort: Effort, say: Say) -> list[Path]:
+    """Owner, KMS, host and enclave of this machine; writes the results into `out` and returns their paths.
+
+    Raises `BenchError` for a run that would give a wrong figure, and as `results_in` does. An interrupted run writes
+    nothing.
+    """
+    with _prepared(out) as (write, scratch):
+        say("starting a KMS and packing the model")
+        world = scratch / "world"
+        world.mkdir()
+        with Deployment(world, model) as place:
+            return write(Run(place, model, baseline=baseline, effort=effort, scratch=scratch, say=say).go())
+
+
+def measure_on(
+    platform: str,
+    model: Path,
+    out: Path,
+    *,
+    package: str,
+    policy: Path,
+    images: tuple[Path, Path],
+    connect: str,
+    memory_mib: int,
+    options: tuple[str, ...],
+    baseline: bool,
+    effort: Effort,
+    say: Say,
+) -> list[Path]:
+    """As `measure_local`, with enclaves that are `images`: the one that serves, the one that measures itself."""
+    with _prepared(out) as (write, scratch):
+        place = Instance(
+            platform=platform,
+            package=package,
+            policy=Policy.load(policy),
+            eif=images[0],
+            bench_eif=images[1],
+            address=Address.parse(connect),
+            memory_mib=memory_mib,
+            scratch=scratch,
+            options=options,
+        )
+        return write(Run(place, model, baseline=baseline, effort=effort, scratch=scratch, say=say).go())
+
+
 @contextmanager
-def results_in(folder: Path) -> Iterator[Callable[[dict[str, bytes]], list[Path]]]:
+def _prepared(out: Path) -> Iterator[tuple[Write, Path]]:
+    with (
+        results_in(out) as write,
+        tempfile.TemporaryDirectory(prefix="ephemeralml-bench-") as scratch,
+        machine.two_cpus(),
+    ):
+        yield write, Path(scratch)
+
+
+@contextmanager
+def results_in(folder: Path) -> Iterator[Write]:
     """`folder` for one run alone: gives what writes its files, each whole, once all are there.
 
     Raises `BenchError` when another run has it, OSError when nothing can be written there.
