@@ -69,7 +69,8 @@ def to_html(title: str, blocks: Iterable[Block], pictures: Mapping[str, bytes]) 
     body = "\n".join(_html(block, pictures) for block in blocks)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
+        f"<body>\n{body}\n</body></html>\n"
     )
 
 

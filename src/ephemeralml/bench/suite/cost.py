@@ -43,7 +43,7 @@ def read_prices(path: Path | None) -> tuple[str, list[Price]]:
         return str(table["currency"]), prices
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigurationError(
-            f'{path} is no price table, {{"currency": "USD", "instances": [{{"name": …, "per_hour": …, "source": …}}]}}: '
-            f"{error}",
+            f'{path} is no price table: {error}; it has the form {{"currency": "USD", "instances": [{{"name": …, '
+            '"per_hour": …, "source": …}]}',
             code="bench.prices",
         ) from error

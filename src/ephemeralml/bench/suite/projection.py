@@ -11,9 +11,7 @@ from typing import Final
 
 from ephemeralml.bench.suite.compare import Result
 
-SOURCE: Final = (
-    "Lutsch et al. 2025, raw data: round trips on c6in.8xlarge, streams on c6i.2xlarge with one connection"
-)
+SOURCE: Final = "Lutsch et al. 2025, raw data: round trips on c6in.8xlarge, streams on c6i.2xlarge with one connection"
 RTT_MS: Final[Mapping[str, float]] = {"64b": 0.078, "64kb": 0.146, "1mb": 3.4}
 IN_MBPS: Final = 10_500.0
 OUT_MBPS: Final = 1_900.0
