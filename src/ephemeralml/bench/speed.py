@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ephemeralml.bench import figure, from_s3, latency, machine, process, scaling, throughput
 from ephemeralml.bench.case import Bench, Case, Effort
+from ephemeralml.bench.ours import model_name
 from ephemeralml.bench.results import SPEED, VERSIONS
 from ephemeralml.bench.soak import soak
 from ephemeralml.bench.targets import judge
@@ -111,8 +112,7 @@ def _describe_model(bench: Bench) -> dict[str, Any]:
     bench.say("loading the model")
     spec = bench.ours.fp32.spec
     return {
-        # The installed model's folder is called just that, in a package with its name.
-        "name": bench.model.name if bench.model.name != "model" else bench.model.resolve().parent.name,
+        "name": model_name(bench.model),
         "weights_sha256": _digest(bench.model / WEIGHTS_FILE),
         "architecture": spec.architecture,
         "dimension": spec.dimension,

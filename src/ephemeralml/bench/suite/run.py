@@ -15,6 +15,7 @@ from ephemeralml.attestation import Policy
 from ephemeralml.bench import machine
 from ephemeralml.bench.deployment import Deployment
 from ephemeralml.bench.errors import BenchError
+from ephemeralml.bench.ours import model_name
 from ephemeralml.bench.suite import measured, served
 from ephemeralml.bench.suite.bare_metal import Bare, BareMetal
 from ephemeralml.bench.suite.effort import Effort
@@ -177,7 +178,7 @@ class Run:
         cpu = about["cpu"]["model"] or "unknown CPU"
         weights = (self._model / WEIGHTS_FILE).read_bytes()
         return {
-            "model": self._manifest.model_id,
+            "model": model_name(self._model),
             "model_params": Weights(weights).parameters,
             "model_sha256": self._manifest.artifact(WEIGHTS_FILE).sha256.hex(),
             "hardware": f"{cpu}, {about['cpus_used']} of {about['cpus']} CPUs",

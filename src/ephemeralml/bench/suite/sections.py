@@ -311,7 +311,7 @@ def method(bare: Result | None, enclave: Result) -> list[Block]:
         "`ephemeralml bench run` starts a KMS, packs the model, and runs host, enclave and client as processes of "
         "their own. Bare metal is a process started with the same interpreter, flags, environment and code, over the same "
         "files: each file's SHA-256 is the one in the package's signed manifest.",
-        "Inside the enclave measures an image of its own: the boot is the one of the enclave that serves, then it "
+        "Inside the enclave an image of its own measures: it boots as the one that serves does, then it "
         "answers the benchmark instead of clients. Its measurements are others, and the key's policy names both.",
         f"{inference['num_iterations']} timed calls after {inference['num_warmups']} discarded ones, monotonic clock. "
         "Bare metal and enclave take turns in blocks; untimed calls for 40 ms before each block, since after a rest "
