@@ -25,6 +25,7 @@ run() {
     # All it says goes to a file: Run Command would keep the beginning, and failures are at the end.
     if ! "$root/scripts/run_benchmark.sh" "$@" --output-dir "$folder" >"$folder/log" 2>&1; then
         tail -n 5 "$folder/log" >&2
+        echo "all of it is in $folder/log" >&2
         exit 1
     fi
     tar --create --gzip --file "$folder.tar.gz" --directory "$folder" .
@@ -32,7 +33,7 @@ run() {
 }
 
 piece() {
-    tail --bytes "+$(($2 * piece_bytes + 1))" "$1.tar.gz" | head --bytes "$piece_bytes" | base64 --wrap 0
+    dd if="$1.tar.gz" bs="$piece_bytes" skip="$2" count=1 status=none | base64 --wrap 0
 }
 
 # Sends one command and prints what it printed.

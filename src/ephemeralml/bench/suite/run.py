@@ -39,7 +39,15 @@ class Run:
     """One run over one place; `go` returns the files to write."""
 
     def __init__(
-        self, place: Place, model: Path, *, baseline: bool, effort: Effort, scratch: Path, say: Say = lambda _: None
+        self,
+        place: Place,
+        model: Path,
+        *,
+        inputs: Inputs,
+        baseline: bool,
+        effort: Effort,
+        scratch: Path,
+        say: Say = lambda _: None,
     ) -> None:
         self._place = place
         self._model = model
@@ -48,7 +56,7 @@ class Run:
         self._scratch = scratch
         self._say = say
         self._manifest = Manifest.verify(place.manifest, owner=None)
-        self._inputs = Inputs(model)
+        self._inputs = inputs
         self._enclave = Record("enclave", place.platform, place.kind)
         # What runs beside an emulated machine runs on this one.
         self._bare = Record("bare_metal", place.platform, "measured")
@@ -200,12 +208,14 @@ def measure_local(model: Path, out: Path, *, baseline: bool, effort: Effort, say
     Raises `BenchError` for a run that would give a wrong figure, and as `results_in` does. An interrupted run writes
     nothing.
     """
+    inputs = Inputs(model)
     with _prepared(out) as (write, scratch):
         say("starting a KMS and packing the model")
         world = scratch / "world"
         world.mkdir()
         with Deployment(world, model) as place:
-            return write(Run(place, model, baseline=baseline, effort=effort, scratch=scratch, say=say).go())
+            run = Run(place, model, inputs=inputs, baseline=baseline, effort=effort, scratch=scratch, say=say)
+            return write(run.go())
 
 
 def measure_on(
@@ -224,6 +234,7 @@ def measure_on(
     say: Say,
 ) -> list[Path]:
     """As `measure_local`, with enclaves that are `images`: the one that serves, the one that measures itself."""
+    inputs = Inputs(model)
     with _prepared(out) as (write, scratch):
         place = Instance(
             platform=platform,
@@ -236,7 +247,8 @@ def measure_on(
             scratch=scratch,
             options=options,
         )
-        return write(Run(place, model, baseline=baseline, effort=effort, scratch=scratch, say=say).go())
+        run = Run(place, model, inputs=inputs, baseline=baseline, effort=effort, scratch=scratch, say=say)
+        return write(run.go())
 
 
 @contextmanager

@@ -309,16 +309,16 @@ def method(bare: Result | None, enclave: Result) -> list[Block]:
     inference = enclave["inference"]
     said = [
         "`ephemeralml bench run` starts a KMS, packs the model, and runs host, enclave and client as processes of "
-        "their own. Bare metal is a process started with the same interpreter, flags, environment and code, over the same "
-        "files: each file's SHA-256 is the one in the package's signed manifest.",
+        "their own. Bare metal is a process started with the same interpreter, flags, environment and code, over the "
+        "same files: each file's SHA-256 is the one in the package's signed manifest.",
         "Inside the enclave an image of its own measures: it boots as the one that serves does, then it "
         "answers the benchmark instead of clients. Its measurements are others, and the key's policy names both.",
         f"{inference['num_iterations']} timed calls after {inference['num_warmups']} discarded ones, monotonic clock. "
         "Bare metal and enclave take turns in blocks; untimed calls for 40 ms before each block, since after a rest "
         "the first calls take twice as long. Percentiles are samples that were seen (nearest rank).",
         "No result is written when KMS's count differs from the enclave's, a wrong encryption context is not refused, "
-        "an enclave boots from a damaged package, a file's digest is not the manifest's, a round trip brings other bytes "
-        "back, vectors differ by more than 1e-5, or a stage has no sample.",
+        "an enclave boots from a damaged package, a file's digest is not the manifest's, a round trip brings other "
+        "bytes back, vectors differ by more than 1e-5, or a stage has no sample.",
         "Raw samples lie beside the results; both keep to `src/ephemeralml/bench/suite/suite.schema.json`.",
     ]
     absent = {
