@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The report of results: --baseline baseline_results.json --enclave enclave_results.json --output benchmark_report.md."""
+"""The report of a run: its page in Markdown and HTML, and the pictures."""
 
 from __future__ import annotations
 

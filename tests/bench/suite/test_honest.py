@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ def test_a_broker_that_answers_anything_is_no_kms(variant: Variant) -> None:
         "release",
         "host/services.py",
         "            encryption_context=ask.encryption_context,\n",
-        "            encryption_context=dict(Manifest.verify(self._source.manifest(), owner=None).key.encryption_context),\n",
+        "            encryption_context=dict(\n"
+        "                Manifest.verify(self._source.manifest(), owner=None).key.encryption_context\n"
+        "            ),\n",
     )
     assert "caught: bench.kms a key asked for under a wrong encryption context was not refused" in said
 
@@ -142,12 +145,14 @@ def test_another_model_on_bare_metal_does_not_load(variant: Variant, tiny_model:
         "vectors",
         "bench/suite/bare.py",
         "        content = (folder / artifact.name).read_bytes()\n",
-        "        content = (folder / artifact.name).read_bytes()\n        content = content[:-1] + bytes([content[-1] ^ 1])\n",
+        "        content = (folder / artifact.name).read_bytes()\n"
+        "        content = content[:-1] + bytes([content[-1] ^ 1])\n",
     )
     assert "caught: bench.bare" in said
 
 
-def far_end(answer: Callable[[socket.socket, dict[str, Any]], None]) -> Asked:
+@contextmanager
+def far_end(answer: Callable[[socket.socket, dict[str, Any]], None]) -> Iterator[Asked]:
     """Somebody who answers a question in their own way."""
     ours, theirs = socket.socketpair()
 
@@ -155,9 +160,12 @@ def far_end(answer: Callable[[socket.socket, dict[str, Any]], None]) -> Asked:
         with theirs:
             answer(theirs, receive(theirs))
 
-    threading.Thread(target=serve, daemon=True).start()
-    ours.settimeout(10)
-    return Asked(ours)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ours.settimeout(PATIENCE)
+    with Asked(ours) as asked:
+        yield asked
+    thread.join()
 
 
 def test_a_round_trip_that_brings_an_error_is_caught() -> None:
@@ -165,8 +173,8 @@ def test_a_round_trip_that_brings_an_error_is_caught() -> None:
         read_exactly(connection, question["size"])
         connection.sendall((b'{"error": "no such thing"}' + bytes(64))[:64])
 
-    with pytest.raises(BenchError, match="did not bring the same bytes back") as caught:
-        round_trips(far_end(refuse), 64, warmups=0, iterations=1)
+    with far_end(refuse) as asked, pytest.raises(BenchError, match="did not bring the same bytes back") as caught:
+        round_trips(asked, 64, warmups=0, iterations=1)
     assert caught.value.code == "bench.echo"
 
 
@@ -175,8 +183,8 @@ def test_a_stream_that_was_not_taken_is_caught() -> None:
         read_exactly(connection, question["bytes"])
         send(connection, {"taken": question["bytes"] // 2})
 
-    with pytest.raises(BenchError, match="did not take all"):
-        stream_in(far_end(take_half), 1 << 20)
+    with far_end(take_half) as asked, pytest.raises(BenchError, match="did not take all"):
+        stream_in(asked, 1 << 20)
 
 
 @pytest.mark.parametrize("difference", [2e-5, np.nan])

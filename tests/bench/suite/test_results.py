@@ -164,9 +164,10 @@ def test_no_space_is_said_before_and_leaves_older_files_whole(tmp_path: Path, mo
         pytest.fail("the run began")
     assert str(tmp_path) in str(caught.value)
     monkeypatch.undo()
-    with results_in(tmp_path) as write, monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
-        patched.setattr(os, "fsync", full)
-        write({"enclave_samples.json.gz": b"new", "enclave_results.json": b"new"})
+    with results_in(tmp_path) as write:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write({"enclave_samples.json.gz": b"new", "enclave_results.json": b"new"})
     assert [path.name for path in tmp_path.iterdir()] == ["enclave_results.json"]
     assert (tmp_path / "enclave_results.json").read_text() == "old"
 

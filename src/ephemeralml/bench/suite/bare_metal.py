@@ -53,6 +53,8 @@ class BareMetal:
             stdout=subprocess.PIPE,
             text=True,
             env=ENVIRONMENT,
+            # As the enclave: a Ctrl-C at the terminal is not for it.
+            start_new_session=True,
         ) as process:
             try:
                 assert process.stdout is not None
@@ -60,10 +62,9 @@ class BareMetal:
                 if not line:
                     raise BenchError("the bare-metal process did not load; it says why above", code="bench.bare")
                 address = Address.parse(line.split()[-1])
-                asked = Asked(connect(address, timeout=PATIENCE))
-                asked.ask("vectors", texts=[text])
-                yield Bare(asked, address, (time.perf_counter() - start) * 1000)
-                asked.close()
+                with Asked(connect(address, timeout=PATIENCE)) as asked:
+                    asked.ask("vectors", texts=[text])
+                    yield Bare(asked, address, (time.perf_counter() - start) * 1000)
             finally:
                 process.terminate()
                 try:

@@ -77,12 +77,11 @@ def transports(measuring: Measuring, record: Record, effort: Effort) -> None:
 
 def transport(name: str, address: Address, record: Record, effort: Effort) -> None:
     """Round trips and streams over one connection."""
-    asked = ask(address, patience=_SHORT)
-    for label, size in SIZES.items():
-        record.add(
-            f"rtt/{name}/{label}", round_trips(asked, size, warmups=effort.warmups, iterations=effort.iterations)
-        )
-    for _ in range(_STREAMS):
-        record.add(f"stream/{name}/in", [stream_in(asked, effort.stream_bytes)], "Mbit/s")
-        record.add(f"stream/{name}/out", [stream_out(asked, effort.stream_bytes)], "Mbit/s")
-    asked.close()
+    with ask(address, patience=_SHORT) as asked:
+        for label, size in SIZES.items():
+            record.add(
+                f"rtt/{name}/{label}", round_trips(asked, size, warmups=effort.warmups, iterations=effort.iterations)
+            )
+        for _ in range(_STREAMS):
+            record.add(f"stream/{name}/in", [stream_in(asked, effort.stream_bytes)], "Mbit/s")
+            record.add(f"stream/{name}/out", [stream_out(asked, effort.stream_bytes)], "Mbit/s")

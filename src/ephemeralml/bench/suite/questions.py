@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ephemeralml.bench.errors import BenchError
 from ephemeralml.session.blocking import read_exactly, write_all
@@ -40,10 +40,16 @@ def receive(connection: socket.socket) -> dict[str, Any]:
 
 
 class Asked:
-    """The end that asks: one connection to a process that measures."""
+    """The end that asks: one connection to a process that measures. A context manager."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def ask(self, question: str, **values: Any) -> dict[str, Any]:
         """The answer. Raises `TransportError`, or `BenchError` with the other end's words when it failed."""
@@ -60,5 +66,5 @@ class Asked:
         return answer
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up: the process serves one connection at a time."""
         self.connection.close()

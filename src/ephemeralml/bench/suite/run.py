@@ -129,39 +129,39 @@ class Run:
     def _inside(self, bare: Bare | None) -> dict[str, Any]:
         inputs, effort, record = self._inputs, self._effort, self._enclave
         with self._place.measure() as measuring:
-            asked = measured.ask(measuring.address)
-            about = asked.ask("about")
-            memory = asked.ask("memory")
-            if not record.memory:
-                record.memory = self._memory(
-                    memory["VmHWM"], memory["VmRSS"], "VmHWM of the measuring enclave's process, by itself, when loaded"
-                )
-            places = [(asked, record)]
-            mine = vectors(asked, inputs.texts)
-            if bare is not None:
-                check_same(about, bare.asked.ask("about"))
-                places.insert(0, (bare.asked, self._bare))
-                theirs = vectors(bare.asked, inputs.texts)
-                self._bare.quality = compare(theirs, mine)
-                record.quality |= {"vectors_sha256": compare(mine, theirs)["vectors_sha256"]}
-            else:
-                record.quality = compare(mine, None)
-                record.absent["quality"] = _NO_BARE
-            self._say("latency")
-            calls = [[text] for text in inputs.texts]
-            encode_in_turns(places, "inference", calls, iterations=effort.iterations, effort=effort)
-            sweeps(places, inputs.sweeps(), effort=effort, say=self._say)
-            self._say("parts of a request")
-            measured.parts(asked, record, inputs.texts[0], effort)
-            self._say("key release")
-            measured.key_release(self._place, asked, record, effort)
-            self._say("load by stage")
-            expected = {artifact.name: artifact.sha256.hex() for artifact in self._manifest.artifacts}
-            check_files(measured.load(asked, record, effort), expected)
-            if bare is not None:
-                check_files(measured.load(bare.asked, self._bare, effort), expected)
-            # Each process serves one connection at a time.
-            asked.close()
+            with measured.ask(measuring.address) as asked:
+                about = asked.ask("about")
+                memory = asked.ask("memory")
+                if not record.memory:
+                    record.memory = self._memory(
+                        memory["VmHWM"],
+                        memory["VmRSS"],
+                        "VmHWM of the measuring enclave's process, by itself, when loaded",
+                    )
+                places = [(asked, record)]
+                mine = vectors(asked, inputs.texts)
+                if bare is not None:
+                    check_same(about, bare.asked.ask("about"))
+                    places.insert(0, (bare.asked, self._bare))
+                    theirs = vectors(bare.asked, inputs.texts)
+                    self._bare.quality = compare(theirs, mine)
+                    record.quality |= {"vectors_sha256": compare(mine, theirs)["vectors_sha256"]}
+                else:
+                    record.quality = compare(mine, None)
+                    record.absent["quality"] = _NO_BARE
+                self._say("latency")
+                calls = [[text] for text in inputs.texts]
+                encode_in_turns(places, "inference", calls, iterations=effort.iterations, effort=effort)
+                sweeps(places, inputs.sweeps(), effort=effort, say=self._say)
+                self._say("parts of a request")
+                measured.parts(asked, record, inputs.texts[0], effort)
+                self._say("key release")
+                measured.key_release(self._place, asked, record, effort)
+                self._say("load by stage")
+                expected = {artifact.name: artifact.sha256.hex() for artifact in self._manifest.artifacts}
+                check_files(measured.load(asked, record, effort), expected)
+                if bare is not None:
+                    check_files(measured.load(bare.asked, self._bare, effort), expected)
             self._say("transport")
             measured.transports(measuring, record, effort)
             if bare is not None:

@@ -48,7 +48,8 @@ def _check(value: Any, rule: Mapping[str, Any], definitions: Mapping[str, Any], 
                 kinds = [wanted] if isinstance(wanted, str) else wanted
                 _require(any(_TYPES[kind](value) for kind in kinds), where, f"is not {' or '.join(kinds)}")
             case "const":
-                _require(value == wanted, where, f"is not {wanted!r}")
+                same = value == wanted and isinstance(value, bool) is isinstance(wanted, bool)
+                _require(same, where, f"is not {wanted!r}")
             case "enum":
                 _require(value in wanted, where, f"is none of {wanted}")
             case "pattern" if isinstance(value, str):
