@@ -65,6 +65,8 @@ class Run:
         """Raises `BenchError` for a run that would give a wrong figure, or lacks one."""
         started = datetime.now(UTC)
         about = machine.describe()
+        if self._place.allocation_mb is None:
+            self._enclave.absent["memory.enclave_allocation_mb"] = "a process takes none of its own"
         with ExitStack() as stack:
             bare = self._start_bare(stack) if self._baseline else None
             self._phase("the enclave that serves", lambda: self._serving(bare))
@@ -101,7 +103,9 @@ class Run:
         bare = stack.enter_context(metal.start(text))
         record.add("cold_start/first_answer", [bare.first_vector])
         memory = bare.asked.ask("memory")
-        record.memory = self._memory(memory["VmHWM"], memory["VmRSS"], "VmHWM of the process, when loaded")
+        record.memory = self._memory(
+            memory["VmHWM"], memory["VmRSS"], "VmHWM of the process, when loaded", allocation=None
+        )
         record.controls = {"kms_calls": None, "wrong_context": None, "damaged_package": None}
         for name in ("attestation", "key_release", "decrypt"):
             record.absent[f"stage/{name}"] = "bare metal has no such stage"
@@ -122,7 +126,10 @@ class Run:
             worked = None if enclave.enclave is None else enclave.memory()
         if loaded is not None and worked is not None:
             record.memory = self._memory(
-                worked["VmHWM"], worked["VmRSS"], "VmHWM of the enclave's process, /proc/PID/status, after all requests"
+                worked["VmHWM"],
+                worked["VmRSS"],
+                "VmHWM of the enclave's process, /proc/PID/status, after all requests",
+                allocation=self._place.allocation_mb,
             )
             record.figures["peak RSS when loaded, MB"] = loaded["VmHWM"]
 
@@ -137,6 +144,7 @@ class Run:
                         memory["VmHWM"],
                         memory["VmRSS"],
                         "VmHWM of the measuring enclave's process, by itself, when loaded",
+                        allocation=self._place.allocation_mb,
                     )
                 places = [(asked, record)]
                 mine = vectors(asked, inputs.texts)
@@ -169,10 +177,7 @@ class Run:
                 measured.transport("tcp", bare.address, self._bare, effort)
         return about
 
-    def _memory(self, peak: float, now: float, source: str) -> dict[str, Any]:
-        allocation = self._place.allocation_mb
-        if allocation is None:
-            self._enclave.absent["memory.enclave_allocation_mb"] = "a process has none of its own on this platform"
+    def _memory(self, peak: float, now: float, source: str, *, allocation: float | None) -> dict[str, Any]:
         return {
             "peak_rss_mb": peak,
             "peak_rss_source": source,
