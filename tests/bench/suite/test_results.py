@@ -66,8 +66,9 @@ def test_our_checker_decides_as_a_validator_does(contents: dict[str, dict[str, A
         return passes(check, fastjsonschema.JsonSchemaValueException), passes(validate, BenchError)
 
     refused = 0
+    wrongs: list[Any] = [None, 0, -1, "", [], {}, True, ...]
     for path in places(original):
-        for wrong in (None, 0, -1, "", [], {}, True, ...):
+        for wrong in wrongs:
             changed = copy.deepcopy(original)
             parent: Any = changed
             for key in path[:-1]:

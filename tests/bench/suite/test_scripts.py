@@ -72,7 +72,7 @@ def test_the_report_script_and_the_command_write_the_same_page(results: Path, tm
 
 def test_a_model_is_prepared_for_both_enclaves(ssm: Ssm, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "prepared"
-    script = [ROOT / "scripts" / "prepare_benchmark_model.sh", out, "--model", tiny_model]
+    script: list[str | Path] = [ROOT / "scripts" / "prepare_benchmark_model.sh", out, "--model", tiny_model]
     done = subprocess.run(script, env=ssm.environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     owner = bytes.fromhex((out / "owner.key.pub").read_text())
