@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.machine import memory_of
 from ephemeralml.bench.suite.questions import LARGEST_PAYLOAD, receive, send
 from ephemeralml.errors import EphemeralMLError, RequestError, TransportError
@@ -83,7 +84,8 @@ class Work:
                         _give(connection, question)
                     case asked:
                         send(connection, self._answer(asked, question))
-        except TransportError:
+        # Whoever hung up, or asks for what is no question: the next one is served.
+        except (TransportError, BenchError, KeyError):
             return
 
     def _answer(self, asked: object, question: Question) -> Answer:
