@@ -308,8 +308,9 @@ def method(bare: Result | None, enclave: Result) -> list[Block]:
     """In words."""
     inference = enclave["inference"]
     said = [
-        "To repeat it: `make bench` (a short look) or `make bench-full`; `scripts/run_benchmark.sh --platform nitro …` on "
-        "an instance, `scripts/ssm_benchmark.sh --instance …` from elsewhere; `scripts/benchmark_report.py` makes the page.",
+        "To repeat it: `make bench` (a short look) or `make bench-full`; `scripts/run_benchmark.sh --platform nitro …` "
+        "on an instance, `scripts/ssm_benchmark.sh --instance …` from elsewhere; `scripts/benchmark_report.py` makes "
+        "the page.",
         "`ephemeralml bench run` starts a KMS, packs the model, and runs host, enclave and client as processes of "
         "their own. Bare metal is a process started with the same interpreter, flags, environment and code, over the "
         "same files: each file's SHA-256 is the one in the package's signed manifest.",
