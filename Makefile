@@ -11,7 +11,7 @@ CONFIGURATION := build/enclave.json
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-aws-local image test test-slow test-vm lint coverage bench-speed lock clean
+.PHONY: help venv demo demo-aws-local image test test-slow test-vm lint coverage bench bench-full bench-speed lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -80,6 +80,12 @@ $(BENCH)/run: requirements/bench.txt requirements/model.txt pyproject.toml
 
 bench-speed: $(BENCH)/run ## Measure speed beside other engines; BENCH_ARGS=--quick for a short look
 	@$(BENCH)/bin/ephemeralml bench speed $(BENCH_ARGS)
+
+bench: $(BENCH)/run ## The six metrics, bare metal and enclave, and a report: a short look (BENCH_ARGS=--skip-baseline …)
+	@scripts/run_benchmark.sh --quick $(BENCH_ARGS)
+
+bench-full: $(BENCH)/run ## The same with samples enough to quote
+	@scripts/run_benchmark.sh $(BENCH_ARGS)
 
 lock: $(VENV)/dev ## Pin again: needs uv
 	uv pip compile --quiet pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ephemeralml.bench.case import BenchError
+from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.scaling import fit_line
 from ephemeralml.bench.soak import _means, trend
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from ephemeralml.bench.case import BenchError
+from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.load import MOST_TEXTS, Mixed, ask_at_once, check_vectors
 from ephemeralml.client import Client
 from ephemeralml.errors import BusyError, TransportError

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ephemeralml.bench import latency, machine, speed
 from ephemeralml.bench.case import Bench, Case
 from ephemeralml.bench.report import disturbed, markdown, number, target_rows
+from ephemeralml.bench.results import SPEED, read
 from ephemeralml.bench.targets import TARGETS, judge
 from ephemeralml.cli.commands import make_app
 from ephemeralml.errors import ConfigurationError
@@ -34,7 +35,7 @@ def result_file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def result(result_file: Path) -> dict[str, Any]:
-    return speed.read(result_file)
+    return read(result_file, SPEED)
 
 
 def test_the_result_keeps_to_the_schema(result: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ def test_committed_results_are_what_the_page_shows() -> None:
     page = (docs / "performance.md").read_text()
     check = fastjsonschema.compile(speed.schema())
     for path in sorted((docs / "results").glob("speed*.json")):
-        committed = speed.read(path)
+        committed = read(path, SPEED)
         check(committed)
         assert markdown(committed, picture=f"results/{committed['figure']}") in page
 
@@ -140,7 +141,7 @@ def test_files_that_are_no_results(tmp_path: Path, content: str, why: str) -> No
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(ConfigurationError, match=why):
-        speed.read(path)
+        read(path, SPEED)
 
 
 def case_with(**figures: float | None) -> dict[str, Any]:

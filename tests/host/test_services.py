@@ -64,6 +64,24 @@ class Host:
 
         return asyncio.run(main())
 
+    def hang_up_on(self, question: object) -> None:
+        """Ask, take the beginning of what comes back, and leave; returns when the host has noticed."""
+
+        async def main() -> None:
+            server, _ = await listen(self._address, self._services.connected)
+            try:
+                reader, writer = await open_stream(self._address)
+                message = cbor.encode(question)
+                writer.write(struct.pack(">I", len(message)) + message)
+                await reader.readexactly(4)
+                writer.transport.abort()
+                while self._services._connections:
+                    await asyncio.sleep(0.01)
+            finally:
+                server.close()
+
+        asyncio.run(main())
+
     def ask(self, question: object) -> tuple[dict[str, Any], bytes]:
         """The answer, and what follows it."""
         message = question if isinstance(question, bytes) else cbor.encode(question)
@@ -116,6 +134,22 @@ def test_a_feed_that_breaks_off_just_ends_and_its_reason_is_the_operators(packag
     assert host.ask({"ask": Ask.ARTIFACT.value, "name": "model.safetensors"}) == ({"ok": {}}, b"the first piece")
     host.ask({"ask": Ask.STATE.value, "state": "failed", "code": "artifact.truncated", "message": "It ends."})
     assert host.states == [("failed", "s3.unreachable", "It ends. The feed broke off: S3 went away")]
+
+
+class Endless(FolderSource):
+    """A source that has more than a socket holds, whoever reads or not."""
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Reader]:
+        yield bytes
+
+
+def test_an_enclave_that_hangs_up_says_why_itself(package: Path, tmp_path: Path) -> None:
+    host = Host(Endless(package), tmp_path)
+    # It refuses a chunk in the middle of the feed.
+    host.hang_up_on({"ask": Ask.ARTIFACT.value, "name": "model.safetensors"})
+    host.ask({"ask": Ask.STATE.value, "state": "failed", "code": "artifact.authentication", "message": "Damaged."})
+    assert host.states == [("failed", "artifact.authentication", "Damaged.")]
 
 
 def test_what_nobody_foresaw_is_answered_without_a_traceback(package: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def main(folder: str, model: str, drain_seconds: str) -> None:
     enclave = GatedEnclave(Path(folder), Path(model))
     nobody = Upstream(Address("unix", path=f"{folder}/host"))
     with Batcher(enclave.booted.encoder) as batcher:
-        asyncio.run(program._serve(enclave.booted, batcher, enclave.listen, nobody, hosted=True))
+        asyncio.run(program._serve(enclave.booted, batcher, enclave.listen, nobody))
 
 
 if __name__ == "__main__":

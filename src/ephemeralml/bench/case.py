@@ -15,11 +15,6 @@ from ephemeralml.bench.ours import Ours
 from ephemeralml.bench.peers import Peers, Setting
 from ephemeralml.bench.peers import load as load_peers
 from ephemeralml.bench.timing import significant, summarise
-from ephemeralml.errors import EphemeralMLError
-
-
-class BenchError(EphemeralMLError):
-    """A run that would give a wrong figure, or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from ephemeralml.bench.case import BenchError
+from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.peers import Vectors
 from ephemeralml.client import Client
 from ephemeralml.errors import BusyError

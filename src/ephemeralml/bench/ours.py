@@ -48,6 +48,11 @@ class Ours:
         return len(self.fp32.tokenize([text])[0])
 
 
+def model_name(folder: Path) -> str:
+    """What the folder is called; the installed model's is called just ``model``, in a package with its name."""
+    return folder.name if folder.name != "model" else folder.resolve().parent.name
+
+
 def bare_call(encoder: Encoder, text: str) -> Callable[[], object]:
     """The engine alone on this text's token ids, padded and masked beforehand: what no encoder could be faster than."""
     ids = np.array(encoder.tokenize([text]), np.int32)

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 import numpy as np
 
 from ephemeralml.bench import texts
-from ephemeralml.bench.case import Bench, BenchError, Case
+from ephemeralml.bench.case import Bench, Case
 from ephemeralml.bench.deployment import Served
+from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.load import MIXED_CLIENTS, Mixed
 from ephemeralml.bench.timing import median, percentile, significant
 

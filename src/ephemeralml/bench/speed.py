@@ -13,13 +13,15 @@ from typing import Any, Final
 
 from ephemeralml.bench import figure, from_s3, latency, machine, process, scaling, throughput
 from ephemeralml.bench.case import Bench, Case, Effort
+from ephemeralml.bench.ours import model_name
+from ephemeralml.bench.results import SPEED, VERSIONS
 from ephemeralml.bench.soak import soak
 from ephemeralml.bench.targets import judge
 from ephemeralml.errors import ConfigurationError
 from ephemeralml.files import write_whole
 from ephemeralml.inference.encoder import WEIGHTS_FILE
 
-SCHEMA_VERSION: Final = 1
+SCHEMA: Final = SPEED
 SCHEMA_FILE: Final = Path(__file__).with_name("speed.schema.json")
 
 CASES: Final[dict[str, Callable[[Bench], Case]]] = {
@@ -76,8 +78,8 @@ def run(
             described = _describe_model(bench)
             cases = {letter: _measure(letter, case, bench) for letter, case in chosen.items()}
     result: dict[str, Any] = {
-        "schema": "ephemeralml.bench.speed",
-        "schema_version": SCHEMA_VERSION,
+        "schema": SCHEMA,
+        "schema_version": VERSIONS[SCHEMA],
         "kind": "measured",
         "platform": "local",
         "started": started.isoformat(timespec="seconds"),
@@ -95,23 +97,6 @@ def run(
     return out / f"{stem}.json", result
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A result file of this version. Raises `ConfigurationError` for anything else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is not JSON: {error}", code="bench.result") from error
-    if not isinstance(value, dict) or value.get("schema") != "ephemeralml.bench.speed":
-        raise ConfigurationError(f"{path} is not a result of `ephemeralml bench speed`", code="bench.result")
-    if value.get("schema_version") != SCHEMA_VERSION:
-        raise ConfigurationError(
-            f"{path} has schema version {value.get('schema_version')!r:.20}, this release reads {SCHEMA_VERSION}: "
-            "measure again",
-            code="bench.version",
-        )
-    return value
-
-
 def _measure(letter: str, case: Callable[[Bench], Case], bench: Bench) -> dict[str, Any]:
     bench.say(f"case {letter}")
     # What is loaded stays: the collector need not walk through it in the middle of a call.
@@ -127,8 +112,7 @@ def _describe_model(bench: Bench) -> dict[str, Any]:
     bench.say("loading the model")
     spec = bench.ours.fp32.spec
     return {
-        # The installed model's folder is called just that, in a package with its name.
-        "name": bench.model.name if bench.model.name != "model" else bench.model.resolve().parent.name,
+        "name": model_name(bench.model),
         "weights_sha256": _digest(bench.model / WEIGHTS_FILE),
         "architecture": spec.architecture,
         "dimension": spec.dimension,

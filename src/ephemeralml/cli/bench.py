@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -58,20 +60,121 @@ def speed(
     console.print(f"{missed(result['targets'])} targets missed; all figures: {path}", markup=False, highlight=False)
 
 
+class Platform(StrEnum):
+    """Where the enclave runs."""
+
+    LOCAL = "local"
+    VM = "vm"
+    NITRO = "nitro"
+
+
+@app.command("run")
+def run_suite(
+    *,
+    platform: Annotated[Platform, typer.Option(help="What runs the enclave.")] = Platform.LOCAL,
+    model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench-results"),
+    iterations: Annotated[int | None, typer.Option(min=5, max=100_000, help="Timed calls; 100, or 20.")] = None,
+    warmup: Annotated[int, typer.Option(min=0, max=1000, help="Discarded calls before them.")] = 3,
+    skip_baseline: Annotated[bool, typer.Option("--skip-baseline", help="The enclave alone.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
+    package: Annotated[
+        str | None, typer.Option(help="vm, nitro: the package, its key released to both images.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="vm, nitro: the clients' policy for the image that serves.")
+    ] = None,
+    eif: Annotated[Path | None, typer.Option(help="vm, nitro: the image that serves.")] = None,
+    bench_eif: Annotated[Path | None, typer.Option(help="vm, nitro: the image that measures itself.")] = None,
+    connect: Annotated[str, typer.Option(help="vm, nitro: where the enclave listens.")] = "vsock://16:5000",
+    memory: Annotated[int, typer.Option(min=64, help="vm, nitro: memory of the enclave, MiB.")] = 1024,
+    host_option: Annotated[list[str] | None, typer.Option(help="vm, nitro: one more word for host run.")] = None,
+) -> None:
+    """Measure the six metrics and what goes with them, on bare metal and in an enclave.
+
+    Writes baseline_results.json and enclave_results.json, and their raw samples. On local it makes all it needs.
+
+    Example: ephemeralml bench run --quick --output-dir bench-results
+
+    On an instance: ephemeralml bench run --platform nitro --package package --policy policy.json --eif enclave.eif
+    --bench-eif bench.eif --host-option=--cid --host-option=16
+    """
+    from ephemeralml.bench.suite.effort import Effort  # noqa: PLC0415
+    from ephemeralml.bench.suite.run import measure_local, measure_on  # noqa: PLC0415 - all engines behind it
+
+    effort = Effort(iterations=iterations or (20 if quick else 100), warmups=warmup, quick=quick)
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"bench: {time.monotonic() - started:5.0f} s  {line}", file=sys.stderr, flush=True)
+
+    folder = find_model(model)
+    if platform is Platform.LOCAL:
+        paths = measure_local(folder, output_dir, baseline=not skip_baseline, effort=effort, say=say)
+    else:
+        if package is None or policy is None or eif is None or bench_eif is None:
+            raise typer.BadParameter(f"--platform {platform.value} needs --package, --policy, --eif and --bench-eif")
+        paths = measure_on(
+            platform.value,
+            folder,
+            output_dir,
+            package=package,
+            policy=policy,
+            images=(eif, bench_eif),
+            connect=connect,
+            memory_mib=memory,
+            options=tuple(host_option or ()),
+            baseline=not skip_baseline,
+            effort=effort,
+            say=say,
+        )
+    for path in paths:
+        print(path)
+
+
 @app.command()
 def report(
-    result: Annotated[Path, typer.Argument(help="A result file of bench speed.")],
+    results: Annotated[list[Path], typer.Argument(help="baseline_results.json and enclave_results.json, and others.")],
     *,
-    picture: Annotated[str | None, typer.Option(help="The PNG's path as the reader of the page finds it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The page; its HTML and pictures go beside it.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="JSON of what an hour costs, by instance.")] = None,
+    picture: Annotated[
+        str | None, typer.Option(help="Of a speed result: the PNG's path as the reader finds it.")
+    ] = None,
 ) -> None:
-    """Print a result as Markdown.
+    """Turn results into a page: Markdown, HTML by itself, pictures. A result of `bench speed` is printed.
 
-    Example: ephemeralml bench report bench-results/speed-20260101T120000Z.json --picture images/speed.png
+    Example: ephemeralml bench report bench-results/baseline_results.json bench-results/enclave_results.json --output
+    bench-results/benchmark_report.md
     """
-    from ephemeralml.bench.report import markdown  # noqa: PLC0415
-    from ephemeralml.bench.speed import read  # noqa: PLC0415
+    from ephemeralml.bench import report as words  # noqa: PLC0415
+    from ephemeralml.bench.results import kind_of, read  # noqa: PLC0415
+    from ephemeralml.bench.speed import SCHEMA  # noqa: PLC0415
+    from ephemeralml.bench.suite.report import write_report  # noqa: PLC0415
 
-    print(markdown(read(result), picture=picture), end="")
+    if kind_of(results[0]) == SCHEMA:
+        print(words.markdown(read(results[0], SCHEMA), picture=picture), end="")
+        return
+    if output is None:
+        raise typer.BadParameter("--output says where the page goes")
+    for path in write_report(results, output, prices=prices):
+        print(path)
+
+
+@app.command()
+def peers(
+    *,
+    model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("bench-results"),
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
+) -> None:
+    """Other libraries beside ours in one run: one short text, and 128 mixed ones in one call.
+
+    These are cases a and c of `bench speed`. Needs what `make bench-speed` installs.
+
+    Example: ephemeralml bench peers --quick
+    """
+    speed(model=model, out=output_dir, quick=quick, soak=None, only="a,c")
 
 
 def _show(console: Console, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -21,16 +21,18 @@ app = typer.Typer(
 @app.command()
 def measure(
     configuration: Annotated[Path, typer.Argument(help="The enclave's configuration, JSON.")],
+    *,
+    bench: Annotated[bool, typer.Option("--bench", help="Of the benchmark's enclave: see run.")] = False,
 ) -> None:
     """Print the measurements that an enclave with this configuration and this code has.
 
     Example: ephemeralml enclave measure enclave.json > measurements.json
     """
-    from ephemeralml.devcloud.measure import build_image  # noqa: PLC0415
-    from ephemeralml.devcloud.measure import measure as compute  # noqa: PLC0415
+    from ephemeralml.devcloud import measure as measuring  # noqa: PLC0415
     from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
 
-    pcrs = compute(Configuration.load(configuration).to_bytes(), image=build_image())
+    image = measuring.build_image(program=measuring.BENCHMARK if bench else measuring.ENCLAVE)
+    pcrs = measuring.measure(Configuration.load(configuration).to_bytes(), image=image)
     print(json.dumps({f"PCR{index}": value.hex() for index, value in pcrs.items()}, indent=2))
 
 
@@ -42,6 +44,7 @@ def run(
     host: Annotated[str, typer.Option(help="Where the host's services listen.")],
     root: Annotated[Path, typer.Option(help="Folder of the development root; made when it does not exist.")],
     vsock: Annotated[Path | None, typer.Option(help="Carry both over a hybrid vsock with its host side here.")] = None,
+    bench: Annotated[bool, typer.Option("--bench", help="One that measures itself and serves nobody.")] = False,
 ) -> None:
     """Run an enclave process under a software NSM, until it ends or is stopped.
 
@@ -49,8 +52,11 @@ def run(
 
     With --vsock /tmp/v.sock --listen vsock://any:5000 --host vsock://2:5001 (as Firecracker would carry them), the host
     runs with --connect vsock+unix:///tmp/v.sock:5000 --services vsock+unix:///tmp/v.sock:5001
+
+    The enclave of --bench has other measurements: a key that is to be released to it has to say so.
     """
     from ephemeralml.devcloud.hypervisor import LocalEnclave  # noqa: PLC0415
+    from ephemeralml.devcloud.measure import BENCHMARK, ENCLAVE  # noqa: PLC0415
 
     with LocalEnclave(
         configuration=configuration,
@@ -58,6 +64,7 @@ def run(
         host=Address.parse(host),
         root=development_root(root),
         vsock=vsock,
+        program=BENCHMARK if bench else ENCLAVE,
     ) as enclave:
         # A stop is a clean end: leave the block, which stops the enclave.
         signal.signal(signal.SIGTERM, stop)

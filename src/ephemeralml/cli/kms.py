@@ -16,6 +16,7 @@ import typer
 from ephemeralml.cli.key_policy import check, policy
 from ephemeralml.cli.policy import read_measurements
 from ephemeralml.errors import ConfigurationError
+from ephemeralml.texts import printable
 
 if TYPE_CHECKING:
     from ephemeralml.devcloud.kms import Credential
@@ -37,7 +38,7 @@ def run(
     root: Annotated[Path, typer.Option(help="Development root whose enclaves may ask (folder).")],
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 7002,
 ) -> None:
-    """Serve the AWS KMS protocol until stopped; prints the credentials' file.
+    """Serve the AWS KMS protocol until stopped; prints the credentials' file, then each request that it decides.
 
     Example: ephemeralml kms run kms-data --root dev-root
     """
@@ -53,6 +54,7 @@ def run(
         port=port,
         region=REGION,
         account_id=ACCOUNT,
+        on_answer=lambda action, caller, outcome: print(f"kms: {printable(action)} by {caller}: {outcome}", flush=True),
     )
     logging.getLogger("uvicorn.error").addFilter(is_no_stop)
     # In a thread of its own, so that signals are this one's: uvicorn is deaf to them for its first moments.

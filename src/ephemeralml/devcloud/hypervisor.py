@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from ephemeralml.devcloud.measure import build_image, measure
+from ephemeralml.devcloud.measure import ENCLAVE, build_image, measure
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.devcloud.vsock import HybridVsock
@@ -31,6 +31,9 @@ from ephemeralml.session.transport import Address
 _LENGTH = struct.Struct(">I")
 _REQUEST_BYTES = 0x1000
 _STOP_SECONDS = 10
+# With one heap for all threads, what loading takes is used again (4 MB).
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""All that an enclave's process finds."""
 # VMADDR_CID_HOST, and the parent instance of a Nitro enclave.
 _HOST_CIDS = (2, 3)
 
@@ -43,21 +46,28 @@ class LocalEnclave:
     """
 
     def __init__(
-        self, *, configuration: Path, listen: Address, host: Address, root: DevelopmentRoot, vsock: Path | None = None
+        self,
+        *,
+        configuration: Path,
+        listen: Address,
+        host: Address,
+        root: DevelopmentRoot,
+        vsock: Path | None = None,
+        program: str = ENCLAVE,
     ) -> None:
         # Read once: what is measured below is what the enclave gets, whatever happens to the file meanwhile.
         content = Configuration.read(configuration)
-        measured, image = Configuration.parse(content).to_bytes(), build_image()
+        measured, image = Configuration.parse(content).to_bytes(), build_image(program=program)
         self._device = ExitStack()
         if vsock is not None:
             listen, host = _plugged(self._device, vsock, listen=listen, host=host)
         ours, theirs = socket.socketpair()
         self._nsm = ours
-        with theirs, _sealed(content) as settings, _sealed(image) as program:
+        with theirs, _sealed(content) as settings, _sealed(image) as code:
             # No environment but the interpreter's own needs: credentials of the host stay outside.
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
-                    *(sys.executable, "-I", "-S", f"/proc/self/fd/{program.fileno()}"),
+                    *(sys.executable, "-I", "-S", f"/proc/self/fd/{code.fileno()}"),
                     *("--configuration", f"/proc/self/fd/{settings.fileno()}"),
                     *("--listen", str(listen)),
                     *("--host", str(host)),
@@ -65,9 +75,8 @@ class LocalEnclave:
                     sysconfig.get_path("platlib"),
                 ],
                 stdin=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), settings.fileno(), program.fileno()),
-                # With one heap for all threads, what loading takes is used again (4 MB).
-                env={"MALLOC_ARENA_MAX": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+                pass_fds=(theirs.fileno(), settings.fileno(), code.fileno()),
+                env=ENVIRONMENT,
                 start_new_session=True,
             )
         # Measured after the start, so that both happen at once; the enclave waits for the NSM's first answer.

@@ -27,17 +27,23 @@ _LIBRARIES = ("cbor2", "cffi", "cryptography", "numpy", "onnxruntime", "tokenize
 # Run without `site`, whose .pth files could run anything first: the libraries' folder is the last argument.
 _MAIN = """import sys
 sys.path.append(sys.argv.pop())
-from ephemeralml.enclave.__main__ import main
+from {program} import main
 raise SystemExit(main())
 """
+ENCLAVE = "ephemeralml.enclave.__main__"
+BENCHMARK = "ephemeralml.bench.suite.inside"
+"""Programs an image may start: the enclave, and the one that measures itself, whose measurements are others."""
 
 
-def build_image(sources: Path = Path(ephemeralml.__file__).parent) -> bytes:
-    """The package's source files as a zip that Python can run: the same bytes for the same files, and no others."""
+def build_image(sources: Path = Path(ephemeralml.__file__).parent, *, program: str = ENCLAVE) -> bytes:
+    """The package's source files as a zip that Python can run: the same bytes for the same files, and no others.
+
+    `program`: the module whose ``main`` it starts.
+    """
     image = io.BytesIO()
     with zipfile.ZipFile(image, "w") as archive:
         # A ZipInfo of its own date and mode, so that neither the files' nor today's get in.
-        archive.writestr(zipfile.ZipInfo("__main__.py"), _MAIN)
+        archive.writestr(zipfile.ZipInfo("__main__.py"), _MAIN.format(program=program))
         for path in sorted(sources.rglob("*.py")):
             name = f"ephemeralml/{path.relative_to(sources).as_posix()}"
             archive.writestr(zipfile.ZipInfo(name), path.read_bytes())

@@ -76,6 +76,20 @@ class Process:
             if word in line:
                 return line
 
+    def said(self) -> list[str]:
+        """The lines that nobody waited for, up to now."""
+        lines: list[str] = []
+        while True:
+            try:
+                line = self._lines.get_nowait()
+            except Empty:
+                return lines
+            if line is None:
+                # The end is still the end for `wait_for`.
+                self._lines.put(None)
+                return lines
+            lines.append(line)
+
     def words(self) -> list[str]:
         """Its lines on standard error, once it has ended. Raises `WorldError` when it does not."""
         try:
@@ -169,12 +183,16 @@ class World:
         mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return mine | {"AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "kms" / "credentials"), "AWS_PROFILE": profile}
 
-    def host(self, package: Path | str, configuration: Path, *options: str) -> Process:
-        """Start a host with an enclave; not yet ready. `package`: its folder, or its place in S3."""
+    def host(self, package: Path | str, configuration: Path | None, *options: str, log: str = "host.log") -> Process:
+        """Start a host, with an enclave unless `options` say where one is; not yet ready.
+
+        `package`: its folder, or its place in S3.
+        """
+        enclave = () if configuration is None else ("--configuration", str(configuration), "--root", str(self.root))
         return self.start(
-            *("host", "run", str(package), *options, "--configuration", str(configuration), "--root", str(self.root)),
+            *("host", "run", str(package), *options, *enclave),
             *("--kms-endpoint", self.kms_url, "--relay", "tcp://127.0.0.1:0", "--json"),
-            log="host.log",
+            log=log,
             environment=self.environment("host"),
         )
 

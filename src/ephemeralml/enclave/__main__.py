@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from ephemeralml.session.transport import Address, raise_descriptor_limit
 
 _NOBODY = 65534
 
+Work = Callable[[Booted, Address, Upstream], None]
+"""What a booted enclave does, at the address where its host finds it."""
 
-def main() -> int:
-    """Boot, serve, and say on the console only states and codes. Returns the exit status."""
+
+def main(work: Work | None = None) -> int:
+    """Boot, do the `work` (serve clients), and say on the console only states and codes. Returns the exit status."""
     # Texts and keys live in this memory: no core file may hold them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     raise_descriptor_limit()
@@ -49,13 +53,11 @@ def main() -> int:
     try:
         configuration = Configuration.load(arguments.configuration)
         listen = Address.parse(arguments.listen)
-        hosted = arguments.nsm_fd is not None
         module = security_module(device=arguments.nsm_device, descriptor=arguments.nsm_fd)
-        if not hosted:
+        if arguments.nsm_fd is None:
             give_up_root()
         booted = boot(configuration, module=module, upstream=upstream)
-        with Batcher(booted.encoder) as batcher:
-            asyncio.run(_serve(booted, batcher, listen, upstream, hosted=hosted))
+        (work or serve_clients)(booted, listen, upstream)
     except EphemeralMLError as error:
         upstream.report("failed", code=error.code, message=str(error))
         return _failed(error)
@@ -67,6 +69,12 @@ def main() -> int:
         print(f"enclave: stopped by an internal error ({type(error).__name__})", file=sys.stderr)
         return 1
     return 0
+
+
+def serve_clients(booted: Booted, listen: Address, upstream: Upstream) -> None:
+    """Answer sealed requests until told to stop."""
+    with Batcher(booted.encoder) as batcher:
+        asyncio.run(_serve(booted, batcher, listen, upstream))
 
 
 def security_module(*, device: Path, descriptor: int | None) -> SecurityModule:
@@ -91,7 +99,7 @@ def give_up_root() -> None:
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream, *, hosted: bool) -> None:
+async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream) -> None:
     server = Server(booted, batcher=batcher, on_refusing=_print_refusing)
 
     async def ready(address: Address) -> None:
@@ -109,7 +117,7 @@ async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Up
             serving.cancel()
 
     loop.add_signal_handler(signal.SIGTERM, told_to_stop)
-    if hosted:
+    if isinstance(booted.module, SocketSecurityModule):
         # The hypervisor's stand-in holds the other end of standard input: an enclave does not outlive it.
         loop.add_reader(sys.stdin, serving.cancel)
     loop.set_exception_handler(_report_type)

@@ -154,12 +154,17 @@ class Services:
         with connection, self._source.open(name) as read:
             answer = success()
             chunk: bytes | memoryview = _LENGTH.pack(len(answer)) + answer
-            try:
-                while chunk:
+            while chunk:
+                try:
                     write_all(connection, chunk, deadline=time.monotonic() + _SEND_SECONDS)
+                # The enclave hung up: why, it says itself.
+                except TransportError:
+                    return
+                try:
                     chunk = read(_READ_BYTES)
-            except EphemeralMLError as error:
-                self._broken = error
+                except EphemeralMLError as error:
+                    self._broken = error
+                    return
 
     def _tunnel(self) -> tuple[Credentials, Address]:
         """What a tunnel is handed, and where it leads: to the KMS of this package's key, whatever the enclave says."""

@@ -86,16 +86,7 @@ class Encoder:
             tokenizer = background.submit(
                 Tokenizer, files, max_length=spec.max_sequence_length, vocab_size=config.vocab_size
             )
-            engine: _Engine
-            if spec.precision == "fp32":
-                from ephemeralml.inference.engine import Engine  # noqa: PLC0415
-
-                engine, grid = Engine(build_graph(config, spec, weights), threads=threads), None
-            else:
-                from ephemeralml.inference.openvino_engine import OpenVinoEngine  # noqa: PLC0415
-
-                engine = OpenVinoEngine(config, spec, weights, threads=threads)
-                grid = engine.grid
+            engine, grid = load_engine(config, spec, weights, threads=threads)
             return cls(spec=spec, tokenizer=tokenizer.result(), engine=engine, grid=grid)
 
     @property
@@ -148,6 +139,20 @@ class Encoder:
     def group(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of texts that share an engine call, ascending in length."""
         return group_by_length(lengths) if self._grid is None else self._grid.group(lengths)
+
+
+def load_engine(
+    config: BertConfig, spec: ModelSpec, weights: Weights, *, threads: int | None = None
+) -> tuple[_Engine, Grid | None]:
+    """The engine of the model's precision, and the only shapes it is to see if it has such. Raises `ModelError`."""
+    if spec.precision == "fp32":
+        from ephemeralml.inference.engine import Engine  # noqa: PLC0415
+
+        return Engine(build_graph(config, spec, weights), threads=threads), None
+    from ephemeralml.inference.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+    engine = OpenVinoEngine(config, spec, weights, threads=threads)
+    return engine, engine.grid
 
 
 def load_library(precision: str) -> None:

@@ -76,6 +76,11 @@ class Weights:
             self._buffer.madvise(mmap.MADV_DONTNEED, start, length)
         return True
 
+    @property
+    def parameters(self) -> int:
+        """Numbers of all tensors together."""
+        return sum(math.prod(entry.shape) for entry in self._entries.values())
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -33,7 +33,13 @@ _REFUSALS: Final[Mapping[Refusal, str]] = {
 }
 
 
-def make_app(operations: Operations, *, credentials: Mapping[str, Credential], region: str) -> Starlette:
+OnAnswer: TypeAlias = Callable[[str, str, str], None]
+"""Hears of each answered request its action, the caller's ARN, and ``done`` or the error's type: the audit trail."""
+
+
+def make_app(
+    operations: Operations, *, credentials: Mapping[str, Credential], region: str, on_answer: OnAnswer
+) -> Starlette:
     """The ASGI application; `credentials` are by access key id."""
     verifier = Verifier(service="kms", region=region, credentials=credentials, must_sign=frozenset({"x-amz-target"}))
 
@@ -51,7 +57,12 @@ def make_app(operations: Operations, *, credentials: Mapping[str, Credential], r
             )
             caller = verifier.verify(signed, now=datetime.now(UTC))
             action = _action(request)
-            answer = await run_in_threadpool(operations.perform, action, _parse(body), caller.principal_arn)
+            try:
+                answer = await run_in_threadpool(operations.perform, action, _parse(body), caller.principal_arn)
+            except ApiError as error:
+                on_answer(action, caller.principal_arn, error.type)
+                raise
+            on_answer(action, caller.principal_arn, "done")
         except SignatureRefusedError as error:
             return _response({"__type": _REFUSALS[error.reason], "message": str(error)}, status=400)
         except ApiError as error:

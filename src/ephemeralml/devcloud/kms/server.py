@@ -8,7 +8,7 @@ from typing import Final
 
 from ephemeralml.attestation import Policy
 from ephemeralml.devcloud.app_server import AppServer, bind
-from ephemeralml.devcloud.kms.app import make_app
+from ephemeralml.devcloud.kms.app import OnAnswer, make_app
 from ephemeralml.devcloud.kms.operations import Operations
 from ephemeralml.devcloud.kms.store import KeyStore
 from ephemeralml.devcloud.sigv4 import Credential
@@ -34,6 +34,7 @@ class KmsServer(AppServer):
         port: int = 0,
         region: str = DEFAULT_REGION,
         account_id: str = DEFAULT_ACCOUNT_ID,
+        on_answer: OnAnswer = lambda *_: None,
     ) -> None:
         """`roots` are DER certificates accepted besides the AWS Nitro root; port 0 takes a free one.
 
@@ -49,7 +50,8 @@ class KmsServer(AppServer):
             listening.close()
             raise
         operations = Operations(store=self._store, evidence=evidence, region=region, account_id=account_id)
-        app = make_app(operations, credentials={item.access_key_id: item for item in credentials}, region=region)
+        by_id = {item.access_key_id: item for item in credentials}
+        app = make_app(operations, credentials=by_id, region=region, on_answer=on_answer)
         super().__init__(app, listening, service="kms")
 
     def close(self) -> None:
