@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ import numpy as np
 import openai
 import pytest
 from gateways import Served, gateway, starting
-from relaying import relaying
+from relaying import PATIENCE, relaying
 
 from ephemeralml.attestation import Policy
 from ephemeralml.devcloud.hypervisor import LocalEnclave
@@ -270,6 +271,12 @@ def test_an_enclave_replaced_by_another_gets_nothing_and_callers_the_step_that_f
         shown = httpx2.get(f"{running.url}/v1/attestation").json()
         assert (shown["ok"], shown["step"]) == (False, "chain")
         # A HELLO and no more went to whoever is there now: all else is the sessions of the enclave before.
+        asked = len(closed)
+        running.process.stop()
+        deadline = time.monotonic() + PATIENCE
+        while len(closed) < asked + SESSIONS - 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         sent = [relayed.to_enclave for relayed in closed]
         assert len(sent) > SESSIONS
         assert sum(size != len(ClientHandshake().hello()) for size in sent) == SESSIONS
