@@ -8,10 +8,10 @@ BENCH := .venv-bench
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-aws-local test test-slow lint coverage bench-speed lock clean
+.PHONY: help venv demo demo-aws-local test test-slow test-integrations lint coverage bench-speed lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -30,6 +30,12 @@ $(VENV)/dev: $(VENV)/run requirements/dev.txt
 	$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
+# Their versions are dev.txt's where both have one.
+$(VENV)/integrations: $(VENV)/dev requirements/integrations.txt
+	@echo "installing what the gateway is tried with (LangChain, LlamaIndex: about 150 MB) …"
+	$(PIP) --require-hashes -r requirements/integrations.txt
+	@touch $@
+
 venv: $(VENV)/dev ## Make .venv with everything
 
 demo: $(VENV)/run ## Run the whole main job here, with attacks (local platform, not confidential)
@@ -43,6 +49,9 @@ test: $(VENV)/dev ## Run the tests
 
 test-slow: $(VENV)/dev ## Run the long property and soak tests
 	@$(BIN)/python -m pytest -m slow
+
+test-integrations: $(VENV)/integrations ## Run the gateway under LangChain and LlamaIndex
+	@$(BIN)/python -m pytest tests/e2e/test_frameworks.py
 
 lint: $(VENV)/dev ## Style, types, zones
 	$(BIN)/ruff check .
@@ -68,6 +77,7 @@ bench-speed: $(BENCH)/run ## Measure speed beside other engines; BENCH_ARGS=--qu
 lock: $(VENV)/dev ## Pin again: needs uv
 	uv pip compile --quiet pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt
 	uv pip compile --quiet pyproject.toml --all-extras --group build --group dev --universal --python-version 3.11 --generate-hashes --no-header -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile --quiet --group integrations --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.txt -o requirements/integrations.txt
 	scripts/lock_bench.sh
 
 clean: ## Remove the virtualenvs and caches
