@@ -32,7 +32,7 @@ $(VENV)/dev: $(VENV)/run requirements/dev.txt
 
 # Their versions are dev.txt's where both have one.
 $(VENV)/integrations: $(VENV)/dev requirements/integrations.txt
-	@echo "installing what the gateway is tried with (LangChain, LlamaIndex: about 150 MB) …"
+	@echo "installing what the gateway is tried with (LangChain, LlamaIndex: about 200 MB) …"
 	$(PIP) --require-hashes -r requirements/integrations.txt
 	@touch $@
 

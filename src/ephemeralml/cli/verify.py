@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +12,11 @@ import typer
 
 from ephemeralml.attestation import Policy
 from ephemeralml.errors import AttestationError, EphemeralMLError, ReceiptError
-from ephemeralml.receipts import verify_bundle
+from ephemeralml.receipts import Bundle, verify_bundle
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="An .aer bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="An .aer file: a bundle, or several.")],
     *,
     policy: Annotated[Path, typer.Option(help="What to trust.")],
     at: Annotated[str | None, typer.Option(help="Time to verify at (ISO 8601); default: the document's own.")] = None,
@@ -30,21 +31,34 @@ def verify(
     # A file that is not there is the caller's mistake, not a verdict.
     if not bundle.is_file():
         raise typer.BadParameter(f"{bundle} is not a file")
+    held = 0
     try:
-        verdict = verify_bundle(bundle, policy=trusted, at=when)
+        for data in Bundle.split(bundle):
+            verdict = verify_bundle(data, policy=trusted, at=when)
+            held += 1
     except EphemeralMLError as error:
+        if held:
+            print(f"{held} bundles of the file hold; the next one does not:", file=sys.stderr)
         _print_refusal(error, as_json=as_json)
         raise typer.Exit(1) from None
     if as_json:
         steps = [{"name": step.name, "ok": step.ok, "detail": step.detail} for step in verdict.steps]
         print(
             json.dumps(
-                {"ok": True, "platform": verdict.platform, "confidential": verdict.confidential, "steps": steps},
+                {
+                    "ok": True,
+                    "bundles": held,
+                    "platform": verdict.platform,
+                    "confidential": verdict.confidential,
+                    "steps": steps,
+                },
                 indent=2,
             )
         )
     else:
         print(verdict)
+        if held > 1:
+            print(f"{held} bundles, and each holds; this is the last one's table")
 
 
 def _print_refusal(error: EphemeralMLError, *, as_json: bool) -> None:
