@@ -83,7 +83,7 @@ def test_the_command_writes_one_file_of_bundles_and_verify_reads_it(deployed: An
     common = ("embed", "--file", str(corpus), "--policy", str(policy), "--address", deployed.address)
     run(*common, "--out", str(tmp_path / "v.npy"), "--receipt", str(proof))
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), deployed.encoder.encode(texts), atol=1e-5)
-    assert [json.loads(line)["text"] for line in run(*common).splitlines()] == texts
+    assert [json.loads(line)["text"] for line in run(*common).removesuffix("\n").split("\n")] == texts
     verify = ("verify", str(proof), "--policy", str(policy))
     assert run(*verify).splitlines()[-1].startswith("3 bundles, and each holds")
     assert json.loads(run(*verify, "--json"))["bundles"] == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,21 @@ def speed(
     if warning := words.disturbed(result):
         console.print(warning, style="bold", markup=False, highlight=False)
     console.print(f"{missed(result['targets'])} targets missed; all figures: {path}", markup=False, highlight=False)
+
+
+@app.command()
+def gateway(
+    *,
+    model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
+) -> None:
+    """Measure the gateway beside `Client`, on the same enclave, and print the figures as JSON.
+
+    Example: ephemeralml bench gateway
+    """
+    from ephemeralml.bench.gateway import compare  # noqa: PLC0415
+
+    figures = compare(find_model(model), say=lambda line: print(f"bench: {line}", file=sys.stderr, flush=True))
+    print(json.dumps(figures, indent=2))
 
 
 @app.command()
