@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +100,23 @@ def test_the_command_writes_one_file_of_bundles_and_verify_reads_it(deployed: An
         proof.write_bytes(damaged)
         with pytest.raises(WorldError):
             run(*verify)
+
+
+def test_the_example_for_vector_stores_runs(deployed: Any, tmp_path: Path) -> None:
+    deployed.policy.save(tmp_path / "policy.json")
+    example = Path(__file__).parents[2] / "examples" / "vector_store.py"
+    environment = os.environ | {
+        "EPHEMERALML_RELAY": deployed.address,
+        "EPHEMERALML_POLICY": str(tmp_path / "policy.json"),
+    }
+    done = subprocess.run(
+        [sys.executable, str(example)], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    summary, nearest = done.stdout.splitlines()
+    assert summary.startswith("platform local, not confidential")
+    assert nearest.endswith(".")
+    shapes = runpy.run_path(str(example))
+    with deployed.client() as client:
+        expected = deployed.encoder.encode(TEXTS[:3])
+        np.testing.assert_allclose(shapes["Embeddings"](client).embed_documents(TEXTS[:3]), expected, atol=1e-5)
+        np.testing.assert_allclose(shapes["EmbeddingFunction"](client)(TEXTS[:3]), expected, atol=1e-5)
