@@ -282,11 +282,11 @@ def test_an_enclave_replaced_by_another_gets_nothing_and_callers_the_step_that_f
 
 def test_told_to_stop_it_answers_what_it_has_taken(deployed: Deployment, tmp_path: Path) -> None:
     with gateway(tmp_path, deployed.address, deployed.policy) as running, ThreadPoolExecutor(1) as threads:
-        texts = ["the quick brown fox " * 40] * 1000
+        texts = ["the quick brown fox " * 40] * 1024
         answer = threads.submit(running.client().embeddings.create, model="tiny", input=texts)
-        deadline = 100
-        while "in_flight 1\n" not in httpx2.get(f"{running.url}/metrics").text and deadline:
-            deadline -= 1
+        while not answer.done() and "in_flight 1\n" not in httpx2.get(f"{running.url}/metrics").text:
+            time.sleep(0.01)
+        assert not answer.done()
         os.kill(running.process.pid, signal.SIGTERM)
         same(answer.result(), deployed.encoder, texts)
         # Its last words: the verdict's table, and nothing after it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Final
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,7 +21,7 @@ class Metrics:
         self._requests: Counter[tuple[str, int]] = Counter()
         self._errors: Counter[str] = Counter()
         self._buckets: dict[str, list[int]] = {}
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._tokens = 0
 
     def answered(self, endpoint: str, status: int, seconds: float, *, code: str | None = None) -> None:
@@ -30,7 +30,7 @@ class Metrics:
             self._requests[endpoint, status] += 1
             buckets = self._buckets.setdefault(endpoint, [0] * (len(_BUCKETS) + 1))
             buckets[bisect_left(_BUCKETS, seconds)] += 1
-            self._seconds[endpoint] += seconds  # type: ignore[assignment]  # typeshed's Counter knows int alone
+            self._seconds[endpoint] += seconds
             if code is not None:
                 self._errors[code] += 1
 

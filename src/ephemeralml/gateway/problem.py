@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ephemeralml.errors import (
@@ -50,7 +51,7 @@ class Problem:
         headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
         if self.retry_after is not None:
             # Whole seconds (RFC 9110, section 10.2.3), never sooner than asked for.
-            return headers | {"Retry-After": str(max(1, -int(-self.retry_after // 1)))}
+            return headers | {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
         return headers | {"x-should-retry": "false"} if self.step else headers
 
 

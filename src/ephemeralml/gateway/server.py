@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,12 @@ class Plan:
     @property
     def is_local(self) -> bool:
         """Whether only this machine reaches it."""
-        return self.listen.scheme == "unix" or self.listen.host in _LOOPBACK
+        if self.listen.scheme == "unix" or self.listen.host in _LOOPBACK:
+            return True
+        try:
+            return ip_address(self.listen.host).is_loopback
+        except ValueError:
+            return False
 
 
 def run_gateway(plan: Plan, *, on_verified: Callable[[Verdict], None], on_listening: Callable[[str], None]) -> None:
@@ -59,7 +65,8 @@ def run_gateway(plan: Plan, *, on_verified: Callable[[Verdict], None], on_listen
         pool.attest()
         with pool.client() as client:
             on_verified(client.verdict)
-        names = _LOOPBACK if plan.is_local else None
+        # Nothing resolves to a Unix socket.
+        names = _LOOPBACK if plan.is_local and plan.listen.scheme == "tcp" else None
         api = Api(Parts(pool=pool, receipts=receipts, keys=keys, metrics=Metrics(), names=names))
         _serve(api, plan.listen, on_listening)
     finally:
