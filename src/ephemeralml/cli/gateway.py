@@ -13,7 +13,7 @@ import typer
 from ephemeralml.attestation import Policy
 from ephemeralml.session.transport import Address
 
-app = typer.Typer(help="OpenAI's and TEI's embeddings over HTTP, answered by a verified enclave.")
+app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
@@ -29,9 +29,9 @@ def gateway(
     receipts: Annotated[Path | None, typer.Option(help="SQLite file that keeps receipts; default: memory.")] = None,
     keep: Annotated[int, typer.Option(min=1, help="Receipts kept; the oldest are dropped.")] = 10_000,
 ) -> None:
-    """Verify the enclave, then serve /v1/embeddings, /v1/models, /embed and more until stopped (Ctrl-C).
+    """OpenAI's and TEI's embeddings over HTTP, answered by a verified enclave.
 
-    It holds plaintext: run it where the texts are, never on the enclave's host.
+    It attests first, then serves /v1/embeddings, /v1/models, /embed and more until stopped (Ctrl-C). It holds plaintext: run it where the texts are, never on the enclave's host.
 
     Example: ephemeralml gateway --policy policy.json --relay tcp://127.0.0.1:7001 --receipts receipts.sqlite
     """
