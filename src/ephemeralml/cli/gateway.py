@@ -31,7 +31,8 @@ def gateway(
 ) -> None:
     """OpenAI's and TEI's embeddings over HTTP, answered by a verified enclave.
 
-    It attests first, then serves /v1/embeddings, /v1/models, /embed and more until stopped (Ctrl-C). It holds plaintext: run it where the texts are, never on the enclave's host.
+    It attests first, then serves /v1/embeddings, /v1/models, /embed and more until stopped (Ctrl-C). It holds
+    plaintext: run it where the texts are, never on the enclave's host.
 
     Example: ephemeralml gateway --policy policy.json --relay tcp://127.0.0.1:7001 --receipts receipts.sqlite
     """
