@@ -11,10 +11,10 @@ CONFIGURATION := build/enclave.json
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-aws-local image test test-slow test-vm lint coverage bench bench-full bench-speed lock clean
+.PHONY: help venv demo demo-aws-local image test test-slow test-vm test-integrations lint coverage bench bench-full bench-speed lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -31,6 +31,12 @@ $(VENV)/run: $(VENV)/created requirements/runtime.txt requirements/model.txt pyp
 
 $(VENV)/dev: $(VENV)/run requirements/dev.txt
 	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Their versions are dev.txt's where both have one.
+$(VENV)/integrations: $(VENV)/dev requirements/integrations.txt
+	@echo "installing what the gateway is tried with (LangChain, LlamaIndex: about 200 MB) …"
+	$(PIP) --require-hashes -r requirements/integrations.txt
 	@touch $@
 
 venv: $(VENV)/dev ## Make .venv with everything
@@ -59,6 +65,9 @@ test-slow: $(VENV)/dev ## Run the long property and soak tests
 test-vm: $(VENV)/dev ## Boot the image under QEMU (BOOTS=20 in a row) and test it there
 	-@scripts/setup_vm.sh $(BIN)/python
 	@EPHEMERALML_VM_BOOTS=$(BOOTS) $(BIN)/python -m pytest -m vm tests/vm
+
+test-integrations: $(VENV)/integrations ## Run the gateway under LangChain and LlamaIndex
+	@$(BIN)/python -m pytest tests/e2e/test_frameworks.py
 
 lint: $(VENV)/dev ## Style, types, zones
 	$(BIN)/ruff check .
@@ -90,6 +99,7 @@ bench-full: $(BENCH)/run ## The same with samples enough to quote
 lock: $(VENV)/dev ## Pin again: needs uv
 	uv pip compile --quiet pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt
 	uv pip compile --quiet pyproject.toml --all-extras --group build --group dev --universal --python-version 3.11 --generate-hashes --no-header -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile --quiet --group integrations --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.txt -o requirements/integrations.txt
 	scripts/lock_bench.sh
 
 clean: ## Remove the virtualenvs and caches

@@ -21,6 +21,10 @@ import pytest
             ("ephemeralml.enclave", "ephemeralml.host", "ephemeralml.inference", "onnxruntime", "boto3"),
         ),
         (
+            "ephemeralml.gateway.server",
+            ("ephemeralml.enclave", "ephemeralml.host", "ephemeralml.inference", "ephemeralml.devcloud", "boto3"),
+        ),
+        (
             "ephemeralml.image",
             ("ephemeralml.enclave", "ephemeralml.host", "ephemeralml.client", "ephemeralml.devcloud", "boto3", "numpy"),
         ),

@@ -74,7 +74,7 @@ def _owner_key(run: Run, tmp_path: Path) -> Path:
             "kms run",
             "s3 run",
         ),
-        *("rewrap", "embed", "verify", "demo"),
+        *("rewrap", "embed", "verify", "demo", "gateway", "gateway key", "bench gateway"),
     ],
 )
 def test_help_has_an_example(run: Run, command: str) -> None:

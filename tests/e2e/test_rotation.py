@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,17 +13,17 @@ import boto3
 import numpy as np
 import pytest
 from load import Load
+from relaying import relaying
 
 from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client, EmbedResult
 from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.devcloud.world import World, WorldError, run
 from ephemeralml.errors import AttestationError, TransportError
-from ephemeralml.host.relay import Relay
 from ephemeralml.inference import Encoder
 from ephemeralml.package import FolderSource, Manifest
 from ephemeralml.receipts import verify_bundle
-from ephemeralml.session.transport import Address, connect, serve
+from ephemeralml.session.transport import Address, connect
 
 PATIENCE = 60
 
@@ -39,31 +37,6 @@ class Deployment(Protocol):
     enclave: LocalEnclave
 
     start: Callable[..., LocalEnclave]
-
-
-@contextmanager
-def relaying(enclave: Address) -> Iterator[tuple[Relay, str]]:
-    """A relay of our own, so that it can be pointed at another enclave; its loop runs in a thread."""
-    ready, stop = threading.Event(), asyncio.Event()
-    made: list[Any] = []
-
-    async def main() -> None:
-        relay = Relay(enclave, on_closed=lambda _: None)
-        server, bound = await serve(Address.parse("tcp://127.0.0.1:0"), relay.connection)
-        made.extend((relay, str(bound), asyncio.get_running_loop()))
-        ready.set()
-        await stop.wait()
-        server.close()
-        await relay.close()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    assert ready.wait(PATIENCE)
-    try:
-        yield made[0], made[1]
-    finally:
-        made[2].call_soon_threadsafe(stop.set)
-        thread.join()
 
 
 def verified(result: EmbedResult, policy: Policy) -> bytes:

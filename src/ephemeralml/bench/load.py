@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -89,7 +89,14 @@ class Mixed:
             return not self.stop.is_set() and (self._left is None or self._left >= 0)
 
 
-def ask_at_once(clients: Sequence[Client], short: Sequence[str], *, seconds: float) -> tuple[list[float], float]:
+class Asked(Protocol):
+    """Whoever answers texts: a client, or something that stands before one."""
+
+    def embed(self, texts: Sequence[str]) -> object:
+        """Their vectors, in whatever form."""
+
+
+def ask_at_once(clients: Sequence[Asked], short: Sequence[str], *, seconds: float) -> tuple[list[float], float]:
     """One thread for each client, asking one text after the other; ms of each answer, and the seconds it all took."""
     latencies: list[list[float]] = [[] for _ in clients]
     failures: list[BaseException] = []

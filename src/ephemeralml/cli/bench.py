@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from enum import StrEnum
@@ -130,6 +131,21 @@ def run_suite(
         )
     for path in paths:
         print(path)
+
+
+@app.command()
+def gateway(
+    *,
+    model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
+) -> None:
+    """Measure the gateway beside `Client`, on the same enclave, and print the figures as JSON.
+
+    Example: ephemeralml bench gateway
+    """
+    from ephemeralml.bench.gateway import compare  # noqa: PLC0415
+
+    figures = compare(find_model(model), say=lambda line: print(f"bench: {line}", file=sys.stderr, flush=True))
+    print(json.dumps(figures, indent=2))
 
 
 @app.command()

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "s3": "s3:app",
     "image": "image:app",
     "embed": "embed:embed",
+    "gateway": "gateway:app",
     "verify": "verify:verify",
     "inspector": "inspector:inspector",
     "bench": "bench:app",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +13,11 @@ import typer
 from ephemeralml.attestation import Policy
 from ephemeralml.errors import AttestationError, EphemeralMLError, PackageError, ReceiptError
 from ephemeralml.files import write_whole
-from ephemeralml.receipts import BundleVerdict, verify_bundle
+from ephemeralml.receipts import Bundle, BundleVerdict, verify_bundle
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="An .aer bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="An .aer file: a bundle, or several.")],
     *,
     policy: Annotated[Path, typer.Option(help="What to trust.")],
     at: Annotated[str | None, typer.Option(help="Time to verify at (ISO 8601); default: the document's own.")] = None,
@@ -32,9 +33,14 @@ def verify(
     # A file that is not there is the caller's mistake, not a verdict.
     if not bundle.is_file():
         raise typer.BadParameter(f"{bundle} is not a file")
+    held = 0
     try:
-        verdict = verify_bundle(bundle, policy=trusted, at=when)
+        for data in Bundle.split(bundle):
+            verdict = verify_bundle(data, policy=trusted, at=when)
+            held += 1
     except EphemeralMLError as error:
+        if held:
+            print(f"{held} bundles of the file hold; the next one does not:", file=sys.stderr)
         _report(error, trusted, bundle, html)
         _print_refusal(error, as_json=as_json)
         raise typer.Exit(1) from None
@@ -43,12 +49,20 @@ def verify(
         steps = [{"name": step.name, "ok": step.ok, "detail": step.detail} for step in verdict.steps]
         print(
             json.dumps(
-                {"ok": True, "platform": verdict.platform, "confidential": verdict.confidential, "steps": steps},
+                {
+                    "ok": True,
+                    "bundles": held,
+                    "platform": verdict.platform,
+                    "confidential": verdict.confidential,
+                    "steps": steps,
+                },
                 indent=2,
             )
         )
     else:
         print(verdict)
+        if held > 1:
+            print(f"{held} bundles, and each holds; this is the last one's table")
 
 
 def _report(result: BundleVerdict | EphemeralMLError, policy: Policy, bundle: Path, html: Path | None) -> None:

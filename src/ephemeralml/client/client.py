@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ephemeralml.attestation import Policy, Verdict
+from ephemeralml.client.batches import answers, normalized
 from ephemeralml.client.channel import SessionEndedError
 from ephemeralml.client.connection import Connection
+from ephemeralml.client.progress import progress_bar
 from ephemeralml.client.result import EmbedResult
-from ephemeralml.errors import BusyError, ConfigurationError, TransportError
+from ephemeralml.errors import BusyError, ConfigurationError, RequestError, TransportError
+from ephemeralml.package.manifest import Manifest
 from ephemeralml.session.transport import Address
 from ephemeralml.texts import check_texts
 
@@ -22,6 +29,10 @@ _MAX_TIMEOUT = 86_400
 _AWAY_SECONDS = 0.5
 # What a client meets whose enclave goes, or is replaced, in the middle of the handshake.
 _REPLACED = frozenset({"unavailable", "transport.closed"})
+_RELAY_VARIABLE = "EPHEMERALML_RELAY"
+_POLICY_VARIABLE = "EPHEMERALML_POLICY"
+
+Vectors = NDArray[np.float32]
 
 
 class Client:
@@ -48,6 +59,20 @@ class Client:
         self._closes = 0
         self.attestations = 0
 
+    @classmethod
+    def from_env(cls, *, timeout: float = 30.0) -> Self:
+        """A client of the relay in ``EPHEMERALML_RELAY`` by the policy in the file ``EPHEMERALML_POLICY``.
+
+        Raises `ConfigurationError` when one is not set, `PolicyError` for a file that is no policy.
+        """
+        relay, policy = (os.environ.get(name) for name in (_RELAY_VARIABLE, _POLICY_VARIABLE))
+        if not relay or not policy:
+            raise ConfigurationError(
+                f"set {_RELAY_VARIABLE} to the relay's address and {_POLICY_VARIABLE} to a policy's file",
+                code="client.environment",
+            )
+        return cls(relay, policy=Policy.load(policy), timeout=timeout)
+
     def __enter__(self) -> Self:
         self._connected(*self._begin())
         return self
@@ -59,6 +84,11 @@ class Client:
     def verdict(self) -> Verdict:
         """What the current session's evidence proved; connects when there is none. Raises as `embed` does."""
         return self._connected(*self._begin()).attested.verdict
+
+    @property
+    def manifest(self) -> Manifest:
+        """The signed manifest of the model that the current session's enclave runs; connects when there is none."""
+        return self._connected(*self._begin()).attested.manifest
 
     def embed(self, texts: Sequence[str]) -> EmbedResult:
         """Embed `texts`: float32 vectors (n, dimension) in their order, and a verified receipt.
@@ -74,6 +104,68 @@ class Client:
         except SessionEndedError as end:
             _log.warning("%s; attesting again", end)
         return self._connected(deadline, closes).embed(checked, deadline=deadline)
+
+    def embed_iter(self, texts: Iterable[str], *, batch_size: int = 128) -> Iterator[EmbedResult]:
+        """Embed any number of texts: one result, with its receipt, for each `batch_size` of them, in order.
+
+        A few requests are under way at a time, and no more of `texts` is read, nor kept, than these hold. An enclave
+        that is busy is asked again. Raises as `embed`.
+        """
+        _check_batch_size(batch_size)
+        if isinstance(texts, str):
+            raise RequestError("texts must be strings, not one string", code="request.type")
+        return answers(self.embed, texts, batch_size=batch_size)
+
+    @overload
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        convert_to_numpy: Literal[True] = ...,
+        normalize_embeddings: bool = ...,
+    ) -> Vectors: ...
+
+    @overload
+    def encode(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        convert_to_numpy: Literal[False],
+        normalize_embeddings: bool = ...,
+    ) -> list[Vectors]: ...
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        normalize_embeddings: bool = False,
+    ) -> Vectors | list[Vectors]:
+        """The vectors alone, as sentence-transformers' ``encode`` gives them, each verified like `embed`'s.
+
+        float32 (n, dimension) in the order given, (dimension,) for a single string, a list of (dimension,) when
+        `convert_to_numpy` is false. The bar appears on a terminal only. Raises as `embed`.
+        """
+        _check_batch_size(batch_size)
+        texts = check_texts([sentences] if isinstance(sentences, str) else sentences)
+        rows: list[Vectors] = []
+        with progress_bar(len(texts), shown=bool(show_progress_bar)) as advance:
+            for result in answers(self.embed, texts, batch_size=batch_size):
+                rows.append(result.vectors)
+                advance(len(result.vectors))
+        vectors = np.concatenate(rows) if rows else np.empty((0, self.manifest.spec.dimension), np.float32)
+        if normalize_embeddings:
+            vectors = normalized(vectors)
+        if isinstance(sentences, str):
+            single: Vectors = vectors[0]
+            return single
+        return vectors if convert_to_numpy else list(vectors)
 
     def close(self) -> None:
         """End the session. The client may be used again and then attests anew."""
@@ -137,3 +229,8 @@ def _checked_timeout(timeout: object) -> float:
     if not isinstance(timeout, int | float) or not 0 < timeout <= _MAX_TIMEOUT:
         raise ConfigurationError(f"timeout must be above 0 and at most {_MAX_TIMEOUT} seconds", code="client.timeout")
     return timeout
+
+
+def _check_batch_size(batch_size: object) -> None:
+    if type(batch_size) is not int or batch_size < 1:
+        raise ConfigurationError("batch_size must be a positive integer", code="client.batch_size")

@@ -86,6 +86,7 @@ class Connection:
             tokens=response.tokens,
             receipt=receipt,
             verdict=self.attested.verdict,
+            manifest=manifest,
             bundle=Bundle(receipt=answer.receipt, document=evidence.document, manifest=evidence.manifest),
             request=body,
             response=answer.body,

@@ -120,17 +120,38 @@ def _count_items(data: bytes, max_items: int) -> None:
     for _ in range(max_items + 1):
         if position >= len(data):
             return
-        major, argument = data[position] >> 5, data[position] & 31
-        position += 1
-        if 24 <= argument <= 27:
-            size = 1 << (argument - 24)
-            argument = int.from_bytes(data[position : position + size])
-            position += size
-        elif argument > 27:
-            argument = 0
+        major, argument, position = _head(data, position)
         if major in {2, 3}:
             position += argument
     _refuse("items", f"more than {max_items} items")
+
+
+def _head(data: bytes, position: int) -> tuple[int, int, int]:
+    """Major type and argument of the head at `position`, and where it ends; an indefinite length counts as 0."""
+    major, argument = data[position] >> 5, data[position] & 31
+    position += 1
+    if 24 <= argument <= 27:
+        size = 1 << (argument - 24)
+        argument = int.from_bytes(data[position : position + size])
+        position += size
+    elif argument > 27:
+        argument = 0
+    return major, argument, position
+
+
+def first_item(data: bytes) -> int:
+    """How many bytes the first item of a CBOR sequence (RFC 8742) takes, by heads alone: at most all of them.
+
+    Whether it is well-formed, and deterministic, is `decode`'s to say.
+    """
+    position, left = 0, 1
+    # Each turn takes a byte at least, whatever a head announces.
+    while left and position < len(data):
+        major, argument, position = _head(data, position)
+        left += {4: argument, 5: 2 * argument, 6: 1}.get(major, 0) - 1
+        if major in {2, 3}:
+            position += argument
+    return min(position, len(data))
 
 
 def decode(data: bytes, *, limit: int = MAX_BYTES) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
@@ -78,6 +79,24 @@ class Bundle:
             raise ReceiptError(
                 f"bundle: cannot write {path}: {error.strerror}", layer=1, code="BUNDLE_WRITE"
             ) from error
+
+    @staticmethod
+    def split(path: str | os.PathLike[str]) -> Iterator[bytes]:
+        """The bytes of each bundle of a file that holds one after another, as a long `embed` writes them; one at least.
+
+        What is no bundle is given as it is, for `verify_bundle` to refuse. Raises `ReceiptError` (``BUNDLE_READ``).
+        """
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_BUNDLE_BYTES + 1)
+                while True:
+                    end = cbor.first_item(data)
+                    yield data[:end]
+                    data = data[end:] + file.read(end)
+                    if not data:
+                        return
+        except OSError as error:
+            raise ReceiptError(f"bundle: cannot read {path}: {error.strerror}", layer=1, code="BUNDLE_READ") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Bundle:

@@ -1,0 +1,123 @@
+"""What a caller can hold up: nothing but a place of its own, and that for a while only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from ephemeralml.attestation import Policy
+from ephemeralml.gateway import app as module
+from ephemeralml.gateway.app import Api, Parts
+from ephemeralml.gateway.metrics import Metrics
+from ephemeralml.gateway.pool import Pool
+from ephemeralml.gateway.receipts import Receipts
+from ephemeralml.gateway.server import Plan
+from ephemeralml.session.transport import Address
+
+BODY = json.dumps({"model": "m", "input": "a"}).encode()
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+def api() -> Api:
+    """Over a relay where nobody listens."""
+    pool = Pool("tcp://127.0.0.1:1", policy=Policy.insecure_any_measurement(), timeout=1)
+    return Api(Parts(pool=pool, receipts=Receipts(keep=1), keys=None, metrics=Metrics(), names=frozenset({"here"})))
+
+
+async def ask(served: Api, receive: Receive, *, host: str = "here") -> tuple[int, dict[str, str], Any]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"host", host.encode())]
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/embeddings", "raw_path": b"/",
+        "query_string": b"", "root_path": "", "scheme": "http", "headers": headers, "server": ("here", 80),
+    }  # fmt: skip
+    await served.app(scope, receive, send)
+    headers_sent = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers_sent, json.loads(sent[1]["body"])["error"]["code"]
+
+
+async def whole() -> dict[str, Any]:
+    return {"type": "http.request", "body": BODY, "more_body": False}
+
+
+async def never() -> dict[str, Any]:
+    await asyncio.sleep(3600)
+    raise AssertionError
+
+
+async def more() -> dict[str, Any]:
+    return {"type": "http.request", "body": bytes(1 << 20), "more_body": True}
+
+
+def test_one_more_than_may_be_in_work_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_IN_FLIGHT", 2)
+
+    async def main() -> None:
+        served = api()
+        waiting = [asyncio.create_task(ask(served, never)) for _ in range(2)]
+        await asyncio.sleep(0)
+        status, headers, code = await ask(served, whole)
+        assert (status, code, headers["retry-after"]) == (429, "gateway.busy", "1")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        # Their places are free again: what is wrong now is the enclave's absence.
+        assert (await ask(served, whole))[0] == 503
+
+    asyncio.run(main())
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BODY_SECONDS", 0.05)
+    assert asyncio.run(ask(api(), never))[::2] == (408, "request.timeout")
+
+
+def test_a_body_without_an_end_is_refused_at_its_limit() -> None:
+    assert asyncio.run(ask(api(), more))[::2] == (413, "request.size")
+
+
+def test_an_enclave_that_is_away_is_worth_another_try() -> None:
+    status, headers, code = asyncio.run(ask(api(), whole))
+    assert (status, code, headers["retry-after"]) == (503, "transport.unreachable", "1")
+
+
+@pytest.mark.parametrize(
+    ("host", "admitted"),
+    [
+        *(("here", True), ("HERE:7080", True), ("127.0.0.1:7080", True), ("[::1]:7080", True)),
+        *(("elsewhere", False), ("here.elsewhere", False), ("127.0.0.1.elsewhere", False)),
+    ],
+)
+def test_a_local_gateway_answers_to_no_name_but_its_own(host: str, admitted: bool) -> None:
+    assert (asyncio.run(ask(api(), whole, host=host))[0] != 421) is admitted
+
+
+@pytest.mark.parametrize(
+    ("listen", "local"),
+    [
+        *(
+            ("tcp://127.0.0.1:1", True),
+            ("tcp://127.8.0.1:1", True),
+            ("tcp://[::1]:1", True),
+            ("tcp://localhost:1", True),
+        ),
+        *(
+            ("unix:///s", True),
+            ("tcp://0.0.0.0:1", False),
+            ("tcp://[::]:1", False),
+            ("tcp://127.0.0.1.example:1", False),
+        ),
+    ],
+)
+def test_what_only_this_machine_reaches(listen: str, local: bool) -> None:
+    policy = Policy.insecure_any_measurement()
+    plan = Plan(relay="", policy=policy, listen=Address.parse(listen), keys=None, receipts=None, keep=1)
+    assert plan.is_local is local
