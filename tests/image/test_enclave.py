@@ -29,7 +29,7 @@ _RECIPE = Path(__file__).parents[2] / "deploy" / "image"
 _ROOT = Path(__file__).parents[2]
 # As an enclave's process is started, in whose place the tests stand.
 _BUILD = """
-import sys
+import os, sys
 from pathlib import Path
 from ephemeralml import image
 from ephemeralml.image.enclave import Recipe, build_enclave
@@ -42,6 +42,7 @@ work.mkdir()
 build_enclave(
     out, configuration=configuration.read_bytes(), recipe=Recipe.load(recipe),
     kernel=Kernel(out.parent / "bzImage", "console=ttyS0"), metadata=image.Metadata(), work=work,
+    program=os.environ.get("PROGRAM", "ephemeralml.enclave.__main__"),
 )
 """
 
@@ -153,6 +154,15 @@ def test_only_init_the_interpreter_and_its_loader_are_programs(built: Built) -> 
     assert built.member("init").content == SHEBANG + Path(init.__file__).read_bytes()
     assert f"#!{init.INTERPRETER} {init.FLAGS}\n".encode() == SHEBANG
     assert (init.APPLICATION, init.LIBRARIES, init.CONFIGURATION) == ("/app", "/app/lib", "/app/configuration.json")
+
+
+def test_another_program_is_another_image(built: Built, configuration: bytes, tmp_path: Path) -> None:
+    other = _build(tmp_path / "bench", configuration, PROGRAM="ephemeralml.bench.suite.inside")
+    assert {name for name, value in image.measure_eif(other).items() if built.pcrs[name] == value} == set()
+    members = ramdisk.read(gzip.decompress((other.parent / "work" / "base.cpio.gz").read_bytes()))
+    (first,) = (member.content for member in members if member.name == "init")
+    assert first.replace(b"ephemeralml.bench.suite.inside", init.MODULE.encode()) == built.member("init").content
+    assert not [member.name for member in built.members if "bench" in member.name]
 
 
 def test_no_shell_no_package_manager_no_network_tool_and_no_other_zone(built: Built) -> None:

@@ -49,7 +49,8 @@ def run(
     ] = False,
     measurements: Annotated[Path | None, typer.Option(help="nitro, vm: JSON of the PCRs the image must have.")] = None,
     connect: Annotated[
-        str | None, typer.Option(help="The enclave listens here; local: start none. nitro: vsock://CID:5000 if absent.")
+        str | None,
+        typer.Option(help="The enclave listens here; local: start none. nitro: vsock://CID:5000 if absent; vm: any."),
     ] = None,
     services: Annotated[str | None, typer.Option(help="Where the enclave finds this host.")] = None,
     relay: Annotated[str, typer.Option(help=f"Where clients connect: {Address.FORMS}.")] = "tcp://127.0.0.1:7001",
@@ -88,8 +89,8 @@ def run(
             raise typer.BadParameter("--connect needs --services, the address that enclave was given as --host")
         case Platform.NITRO | Platform.VM if eif is None or configuration is not None:
             raise typer.BadParameter(f"--platform {platform} needs --eif, which has its configuration inside")
-        case Platform.VM if connect is not None or cid is not None:
-            raise typer.BadParameter("--platform vm knows where its enclave is: give neither --connect nor --cid")
+        case Platform.VM if cid is not None:
+            raise typer.BadParameter("--platform vm gives its enclave a vsock of its own: no --cid")
 
     def say(event: str, **values: object) -> None:
         line = json.dumps({"event": event, **values}) if json_lines else f"host: {event} {_plain(values)}"
@@ -126,6 +127,7 @@ def run(
                     services=services_at,
                     debug=debug,
                     expected=expected,
+                    address=None if connect is None else Address.parse(connect),
                     on_console=_console,
                 )
             else:

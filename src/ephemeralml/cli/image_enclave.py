@@ -28,6 +28,7 @@ def enclave(
     recipe: Annotated[Path, typer.Option(help="Folder of the lists of packages.")] = Path("deploy/image"),
     private_key: Annotated[Path | None, typer.Option(help="Key of the signing certificate, PEM.")] = None,
     signing_certificate: Annotated[Path | None, typer.Option(help="Sign the image: PCR8 will name this.")] = None,
+    bench: Annotated[bool, typer.Option("--bench", help="One that measures itself and serves nobody.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write what is inside, each file with its hash: JSON.")] = None,
     sbom: Annotated[Path | None, typer.Option(help="Write a bill of materials: CycloneDX 1.6, JSON.")] = None,
 ) -> None:
@@ -41,6 +42,7 @@ def enclave(
     from rich.console import Console  # noqa: PLC0415
 
     from ephemeralml import image  # noqa: PLC0415
+    from ephemeralml.devcloud.measure import BENCHMARK, ENCLAVE  # noqa: PLC0415
     from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
     from ephemeralml.files import write_whole  # noqa: PLC0415
     from ephemeralml.image import contents  # noqa: PLC0415
@@ -59,6 +61,7 @@ def enclave(
             configuration=measured,
             recipe=Recipe.load(recipe),
             kernel=used,
+            program=BENCHMARK if bench else ENCLAVE,
             metadata=image.Metadata(
                 image_name="ephemeralml",
                 image_version=version("ephemeralml"),

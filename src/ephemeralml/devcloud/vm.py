@@ -42,6 +42,7 @@ class VmLauncher:
     `expected` measurements are compared with the image's before anything starts. In `debug` mode `on_console` hears the
     lines of its console, and all registers are zero, as on Nitro: no key is released to it. `services` is where the
     host listens for it, a Unix socket or a hybrid vsock; `folder` is for files and sockets, and its owner's alone.
+    `address` is where the host finds it, a hybrid vsock and port 5000, if that is not to be in `folder`.
     """
 
     eif: Path
@@ -53,6 +54,7 @@ class VmLauncher:
     on_console: Callable[[str], None]
     debug: bool = False
     expected: Measurements | None = None
+    address: Address | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False, repr=False)
 
     async def start(self) -> RunningEnclave:
@@ -85,6 +87,11 @@ class VmLauncher:
                 "unix:///path or vsock+unix:///path:PORT",
                 code="vm.services",
             )
+        if self.address is not None and (self.address.scheme, self.address.port) != ("vsock+unix", ENCLAVE_PORT):
+            raise ConfigurationError(
+                f"the host's end of a virtual machine's vsock is vsock+unix:///path:{ENCLAVE_PORT}, not {self.address}",
+                code="vm.address",
+            )
         size = self.eif.stat().st_size
         if size * _MEMORY_TO_EIF > self.memory * _MIB:
             raise ConfigurationError(
@@ -107,7 +114,7 @@ class VmLauncher:
             kernel=str(image.kernel),
             ramdisk=str(image.ramdisk),
             cmdline=image.cmdline,
-            vsock=str(folder / "vsock"),
+            vsock=str(folder / "vsock") if self.address is None else self.address.path,
             root=str(self.root.absolute()),
             pcrs={} if self.debug else {name.removeprefix("PCR"): value for name, value in image.pcrs.items()},
             memory=self.memory,

@@ -17,6 +17,9 @@ INTERPRETER: Final = "/usr/bin/python3.13"
 FLAGS: Final = "-ISBu"
 """Isolated, without `site`, nothing written, nothing buffered."""
 
+MODULE: Final = "ephemeralml.enclave.__main__"
+"""What is run. The builder of the benchmark's image puts another name here."""
+
 APPLICATION: Final = "/app"
 LIBRARIES: Final = "/app/lib"
 CONFIGURATION: Final = "/app/configuration.json"
@@ -24,7 +27,7 @@ CONFIGURATION: Final = "/app/configuration.json"
 _PLACES: Final = ("--listen", "vsock://any:5000", "--host", "vsock://3:5001")
 _PROGRAM: Final = f"""import sys
 sys.path[:0] = [{APPLICATION!r}, {LIBRARIES!r}]
-from ephemeralml.enclave.__main__ import main
+from {MODULE} import main
 raise SystemExit(main())
 """
 # With one heap for all threads, what loading takes is used again (4 MB).

@@ -15,7 +15,7 @@ from ephemeralml.image.interpreter import LIBRARY, LOADER, PROGRAM, Interpreter
 from ephemeralml.image.kernel import Kernel
 from ephemeralml.image.metadata import Metadata
 from ephemeralml.image.pieces import Piece
-from ephemeralml.image.sources import FOLDER, INIT, enclave_sources
+from ephemeralml.image.sources import ENTRY, FOLDER, INIT, enclave_sources
 from ephemeralml.image.wheels import Wheel
 
 # As `ephemeralml.enclave.init` starts the rest. Linux gives a script's interpreter one argument and no more.
@@ -61,6 +61,7 @@ def build_enclave(
     recipe: Recipe,
     kernel: Kernel,
     metadata: Metadata,
+    program: str = ENTRY,
     signing_cert: Piece | None = None,
     signing_key: Piece | None = None,
     work: Path,
@@ -68,8 +69,9 @@ def build_enclave(
 ) -> EnclaveImage:
     """Write the image at `out`: the same recipe, configuration, kernel and sources give the same registers anywhere.
 
-    `configuration` is the file the enclave reads. `work` is an empty folder, in which the files stay. `on_step` hears
-    what begins. Raises OSError, and `ImageError` of all that has a part in it.
+    `configuration` is the file the enclave reads, `program` the module whose ``main`` it runs. `work` is an empty
+    folder, in which the files stay. `on_step` hears what begins. Raises OSError, and `ImageError` of all that has a
+    part in it.
     """
     cache = debian.cache_folder()
     packages = debian.fetch(
@@ -78,7 +80,7 @@ def build_enclave(
     libraries = wheels.fetch(
         recipe.wheels, cache=cache / "wheels", on_fetch=lambda wheel: on_step(f"fetching {wheel.name}")
     )
-    sources = enclave_sources()
+    sources = enclave_sources(program=program)
     base, application = work / "base", work / "application"
     on_step("unpacking")
     for package in packages:
@@ -101,7 +103,7 @@ def build_enclave(
             *(Entry.folder(name) for name in _MOUNT_POINTS),
             Entry.device("dev/urandom", 1, 9),
             *(Entry.link(name, target) for name, target in _MERGED.items()),
-            Entry.file("init", SHEBANG + (FOLDER / INIT).read_bytes(), executable=True),
+            Entry.file("init", SHEBANG + _init(program), executable=True),
             *(Entry.file(module.name, module) for module in kernel.modules),
         ),
         "application": tuple(rootfs.entries(application)),
@@ -132,3 +134,10 @@ def build_enclave(
         wheels=tuple(libraries),
         sources=sources,
     )
+
+
+def _init(program: str) -> bytes:
+    """The first process, which starts `program`."""
+    before, name, after = (FOLDER / INIT).read_bytes().partition(f'MODULE: Final = "{ENTRY}"'.encode())
+    assert name
+    return before + f'MODULE: Final = "{program}"'.encode() + after

@@ -12,13 +12,13 @@ FOLDER: Final = Path(__file__).parents[1]
 INIT: Final = "enclave/init.py"
 
 
-def enclave_sources(folder: Path = FOLDER) -> dict[str, Path]:
-    """The files by their place under `folder`, in order: the closure of imports from `ENTRY`, wherever they stand.
+def enclave_sources(folder: Path = FOLDER, *, program: str = ENTRY) -> dict[str, Path]:
+    """The files by their place under `folder`, in order: the closure of imports from `program`, wherever they stand.
 
     Imports for type checkers alone do not count. Raises OSError and SyntaxError.
     """
     found: dict[str, Path] = {}
-    waiting = [ENTRY]
+    waiting = [program]
     while waiting:
         name = waiting.pop()
         # A package's own file runs before any module of it.
