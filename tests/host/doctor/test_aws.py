@@ -78,15 +78,17 @@ def sign_as(monkeypatch: pytest.MonkeyPatch, who: Credential) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", who.secret_access_key)
 
 
-def make_key(monkeypatch: pytest.MonkeyPatch, *releases: Measurements, readable: bool = True) -> str:
+def make_key(
+    monkeypatch: pytest.MonkeyPatch, *releases: Measurements, readable: bool = True, host: Credential = HOST
+) -> str:
     """A key in the local KMS, under the policy of `kms policy`."""
     admin = ADMIN.principal_arn
-    policy = json.loads(key_policy(measurements=releases, roles=[HOST.principal_arn], admin=admin, owner=admin))
+    policy = json.loads(key_policy(measurements=releases, roles=[host.principal_arn], admin=admin, owner=admin))
     if not readable:
         policy["Statement"] = [item for item in policy["Statement"] if item["Sid"] != "ExplainRefusals"]
     sign_as(monkeypatch, ADMIN)
     arn = KmsKeys(region=REGION).create(json.dumps(policy), description="")
-    sign_as(monkeypatch, HOST)
+    sign_as(monkeypatch, host)
     return arn
 
 
@@ -98,32 +100,40 @@ def packed_under(key_arn: str) -> Manifest:
 @pytest.mark.usefixtures("kms")
 def test_a_key_that_is_released_to_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     arn = make_key(monkeypatch, OTHER, IMAGE)
-    found = aws.key(arn, None, IMAGE)
+    found = aws.key(arn, None, IMAGE, caller=HOST.principal_arn)
     assert found.state is State.OK
     assert IMAGE.pcr0.hex()[:16] in found.reason
-    assert aws.key(None, packed_under(arn), IMAGE).state is State.OK
-    assert aws.key(arn, packed_under(arn), IMAGE).state is State.OK
+    assert aws.key(None, packed_under(arn), IMAGE, caller=HOST.principal_arn).state is State.OK
+    assert aws.key(arn, packed_under(arn), IMAGE, caller=HOST.principal_arn).state is State.OK
 
 
 @pytest.mark.usefixtures("kms")
 def test_a_key_for_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = aws.key(make_key(monkeypatch, OTHER), None, IMAGE)
+    found = aws.key(make_key(monkeypatch, OTHER), None, IMAGE, caller=HOST.principal_arn)
     assert found.state is State.FAILED
     assert "kms policy" in found.fix
 
 
 @pytest.mark.usefixtures("kms")
+def test_a_key_for_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    arn = make_key(monkeypatch, IMAGE)
+    found = aws.key(arn, None, IMAGE, caller="arn:aws:sts::000000000000:assumed-role/other/i-0")
+    assert found.state is State.FAILED
+    assert aws.key(arn, None, IMAGE, caller=None).state is State.UNKNOWN
+
+
+@pytest.mark.usefixtures("kms")
 def test_another_key_than_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = aws.key(make_key(monkeypatch, IMAGE), packed_under(KEY_ARN), IMAGE)
+    found = aws.key(make_key(monkeypatch, IMAGE), packed_under(KEY_ARN), IMAGE, caller=HOST.principal_arn)
     assert found.state is State.FAILED
     assert KEY_ARN in found.reason
 
 
 @pytest.mark.usefixtures("kms")
 def test_what_could_not_be_looked_at_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert aws.key(None, None, IMAGE).state is State.UNKNOWN
-    assert aws.key(make_key(monkeypatch, IMAGE), None, None).state is State.UNKNOWN
-    found = aws.key(make_key(monkeypatch, IMAGE, readable=False), None, IMAGE)
+    assert aws.key(None, None, IMAGE, caller=HOST.principal_arn).state is State.UNKNOWN
+    assert aws.key(make_key(monkeypatch, IMAGE), None, None, caller=HOST.principal_arn).state is State.UNKNOWN
+    found = aws.key(make_key(monkeypatch, IMAGE, readable=False), None, IMAGE, caller=HOST.principal_arn)
     assert found.state is State.UNKNOWN
     assert "kms:GetKeyPolicy" in found.fix
 
@@ -131,13 +141,13 @@ def test_what_could_not_be_looked_at_is_unknown(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("kms")
 @pytest.mark.parametrize("arn", ["alias/model", "12345678", KEY_ARN.replace("key/", "alias/"), KEY_ARN])
 def test_no_such_key(arn: str) -> None:
-    assert aws.key(arn, None, IMAGE).state is State.FAILED
+    assert aws.key(arn, None, IMAGE, caller=HOST.principal_arn).state is State.FAILED
 
 
 @pytest.mark.usefixtures("kms")
 def test_credentials_that_kms_does_not_accept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    found = aws.key(KEY_ARN, None, IMAGE)
+    found = aws.key(KEY_ARN, None, IMAGE, caller=HOST.principal_arn)
     assert found.state is State.FAILED
     assert "InvalidSignatureException" in found.reason
 
@@ -150,7 +160,7 @@ def test_a_key_that_is_not_enabled_or_has_a_broken_policy(
     """Answers the local KMS never gives, since it disables nothing and takes no such policy."""
     monkeypatch.setattr(KmsKeys, "describe", lambda *_: {"KeyState": state})
     monkeypatch.setattr(KmsKeys, "policy", lambda *_: policy)
-    assert aws.key(KEY_ARN, None, IMAGE).state is State.FAILED
+    assert aws.key(KEY_ARN, None, IMAGE, caller=HOST.principal_arn).state is State.FAILED
     monkeypatch.setattr(
         KmsKeys,
         "policy",
@@ -161,14 +171,14 @@ def test_a_key_that_is_not_enabled_or_has_a_broken_policy(
             owner=ADMIN.principal_arn,
         ),
     )
-    found = aws.key(KEY_ARN, None, IMAGE)
+    found = aws.key(KEY_ARN, None, IMAGE, caller=HOST.principal_arn)
     assert found.state is (State.OK if state == "Enabled" else State.FAILED)
     assert state == "Enabled" or state in found.reason
 
 
 def test_the_role_and_the_time_of_aws(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto)
-    found, server = aws.role()
+    found, _, server = aws.role()
     assert found.state is State.OK
     assert found.reason.startswith("arn:aws:")
     assert server is not None
@@ -193,7 +203,7 @@ def test_the_date_of_an_answer(
     with Stubber(client) as stubber:
         answer = {"Arn": HOST.principal_arn, "ResponseMetadata": {"HTTPHeaders": headers}}
         stubber.add_response("get_caller_identity", answer)
-        found, server = aws.role()
+        found, _, server = aws.role()
     assert (found.state, server) == (State.OK, expected)
 
 
@@ -202,7 +212,7 @@ def test_credentials_that_have_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boto3.session.Session, "client", lambda *_, **__: client)
     with Stubber(client) as stubber:
         stubber.add_client_error("get_caller_identity", service_error_code="ExpiredToken", http_status_code=403)
-        found, server = aws.role()
+        found, _, server = aws.role()
     assert (found.state, server) == (State.FAILED, None)
     assert "ExpiredToken" in found.reason
 
@@ -210,7 +220,7 @@ def test_credentials_that_have_expired(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    found, server = aws.role()
+    found, _, server = aws.role()
     assert (found.state, server) == (State.FAILED, None)
     assert "no AWS credentials" in found.reason
 
@@ -226,7 +236,7 @@ def test_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_aws_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    found, _ = aws.role()
+    found, _, _ = aws.role()
     assert found.state is State.FAILED
     assert "could not be asked" in found.reason
     assert found.fix
@@ -268,7 +278,7 @@ def test_what_others_wrote_commands_no_terminal_and_begins_no_line(monkeypatch: 
     evil = "Disabled\x1b[2J\nkey ok"
     monkeypatch.setattr(KmsKeys, "describe", lambda *_: {"KeyState": evil})
     monkeypatch.setattr(KmsKeys, "policy", lambda *_: "")
-    found = aws.key(KEY_ARN, None, None)
+    found = aws.key(KEY_ARN, None, None, caller=HOST.principal_arn)
     assert found.state is State.FAILED
     assert "Disabled?[2J?key ok" in found.reason
 
@@ -332,15 +342,27 @@ def troubles(plan: Plan) -> list[Finding]:
     return bad
 
 
-@pytest.mark.usefixtures("kms")
-def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
-    eif: Path, moto: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def assumed(moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Credential]:
+    """A role that STS knows as the caller, and the local KMS as the host."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto)
+    arn = "arn:aws:iam::123456789012:role/host"
+    session = boto3.session.Session(region_name=REGION)
+    given = session.client("sts").assume_role(RoleArn=arn, RoleSessionName="instance")["Credentials"]
+    host = Credential(given["AccessKeyId"], given["SecretAccessKey"], arn)
+    sign_as(monkeypatch, host)
+    with KmsServer(store=tmp_path / "kms.sqlite", credentials=[host, ADMIN], roots=[]) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", server.url)
+        yield host
+
+
+def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
+    eif: Path, assumed: Credential, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pcrs = measure_eif(eif)
     measured = Measurements(pcr0=pcrs["PCR0"], pcr1=pcrs["PCR1"], pcr2=pcrs["PCR2"])
     for prefix, image in (("good", measured), ("bad", OTHER)):
-        put_package(bucket, prefix, packed_under(make_key(monkeypatch, image)))
+        put_package(bucket, prefix, packed_under(make_key(monkeypatch, image, host=assumed)))
     plan = Plan(
         platform=Platform.NITRO,
         eif=eif,

@@ -20,7 +20,7 @@ from botocore.parsers import ResponseParserError
 from ephemeralml.attestation import Measurements
 from ephemeralml.errors import EphemeralMLError, KeyReleaseError, PackageError
 from ephemeralml.host.doctor.finding import Finding
-from ephemeralml.host.key_policy import check_policy
+from ephemeralml.host.key_policy import Release, decide
 from ephemeralml.host.kms import key_region
 from ephemeralml.host.kms_keys import KmsKeys
 from ephemeralml.host.s3.source import S3Source
@@ -31,8 +31,8 @@ _CONFIG: Final = Config(connect_timeout=3, read_timeout=5, retries={"mode": "sta
 _NO_CREDENTIALS: Final = (CredentialRetrievalError, NoCredentialsError, PartialCredentialsError)
 
 
-def role() -> tuple[Finding, datetime | None]:
-    """Who this host is to AWS, and AWS's time as the answer's Date has it."""
+def role() -> tuple[Finding, str | None, datetime | None]:
+    """Who this host is to AWS: its ARN too; and AWS's time as the answer's Date has it."""
     check = "role"
     try:
         session = boto3.session.Session()
@@ -41,18 +41,18 @@ def role() -> tuple[Finding, datetime | None]:
         arn, date = str(answer["Arn"]), answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
     except ClientError as error:
         said = f"AWS refuses this host's credentials ({error.response.get('Error', {}).get('Code', 'unknown')})"
-        return Finding.failed(check, said, "check them, and the clock"), None
+        return Finding.failed(check, said, "check them, and the clock"), None, None
     except _NO_CREDENTIALS:
         fix = "give the instance a role (the stack does), or set AWS_PROFILE"
-        return Finding.failed(check, "no AWS credentials on this machine", fix), None
+        return Finding.failed(check, "no AWS credentials on this machine", fix), None, None
     # The network; a profile or region that does not exist; what botocore lets through when the answer is not AWS's.
     except (BotoCoreError, ResponseParserError, ValueError, TypeError, AttributeError, LookupError) as error:
         fix = "check AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL, and that TLS to AWS gets out of this network"
-        return Finding.failed(check, f"AWS could not be asked ({type(error).__name__})", fix), None
+        return Finding.failed(check, f"AWS could not be asked ({type(error).__name__})", fix), None, None
     try:
-        return Finding.ok(check, arn), parsedate_to_datetime(date)
+        return Finding.ok(check, arn), arn, parsedate_to_datetime(date)
     except ValueError:
-        return Finding.ok(check, arn), None
+        return Finding.ok(check, arn), arn, None
 
 
 def package(location: str | None) -> tuple[Finding, Manifest | None]:
@@ -83,8 +83,10 @@ def _check_end(source: S3Source, artifact: Artifact) -> None:
             raise PackageError(f"{artifact.name} in S3 is not of the size its manifest names", code="package.size")
 
 
-def key(key_arn: str | None, manifest: Manifest | None, measurements: Measurements | None) -> Finding:
-    """Whether the package's key is enabled, and its policy has a release with the image's `measurements`.
+def key(
+    key_arn: str | None, manifest: Manifest | None, measurements: Measurements | None, *, caller: str | None
+) -> Finding:
+    """Whether the package's key is enabled, and its policy releases it to the image when `caller` (an ARN) asks.
 
     Holes in the policy are another question, and not for the host to answer: `ephemeralml kms check`.
     """
@@ -99,7 +101,10 @@ def key(key_arn: str | None, manifest: Manifest | None, measurements: Measuremen
         keys = KmsKeys(region=key_region(arn))
         state = keys.describe(arn).get("KeyState")
         policy = keys.policy(arn)
-        findings = [] if measurements is None else check_policy(policy, measurements=[measurements])
+        released = None
+        if measurements is not None and caller is not None:
+            context = {} if manifest is None else manifest.key.encryption_context
+            released = decide(policy, Release(caller=caller, measurements=measurements, context=context))
     except KeyReleaseError as error:
         if error.code == "kms.access_denied":
             fix = "allow this role kms:DescribeKey and kms:GetKeyPolicy, as `ephemeralml kms policy` does"
@@ -113,11 +118,17 @@ def key(key_arn: str | None, manifest: Manifest | None, measurements: Measuremen
         return Finding.failed(check, f"the key is {state}: KMS refuses every use", "have its administrator enable it")
     if measurements is None:
         return Finding.unknown(check, "enabled; the image's measurements are not known", "--eif with the enclave image")
-    if any(finding.code == "not_released" for finding in findings):
+    if released is False:
         return Finding.failed(
             check,
-            f"its policy has no release for the image with PCR0 {_short(measurements)}",
+            f"its policy has no release for {caller} and the image with PCR0 {_short(measurements)}",
             "have its administrator add it: `ephemeralml kms policy`, or NextPcr0 to NextPcr2 of the stack",
+        )
+    if released is None:
+        return Finding.unknown(
+            check,
+            "its policy has conditions that cannot be judged here, or it is not known who this host is",
+            "see role; have the key's administrator read the policy, or put one of `ephemeralml kms policy`",
         )
     return Finding.ok(check, f"enabled, and released to the image with PCR0 {_short(measurements)}")
 

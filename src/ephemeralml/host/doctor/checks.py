@@ -94,9 +94,9 @@ def _cloud(plan: Plan, measurements: Measurements | None) -> Iterator[Finding]:
     except ImportError:
         yield Finding.unknown("role", "boto3 is not there", "see packages")
         return
-    found, server = aws.role()
+    found, caller, server = aws.role()
     yield found
     yield machine.clock(server=server, now=datetime.now(UTC))
     found, manifest = aws.package(plan.package)
     yield found
-    yield aws.key(plan.key_arn, manifest, measurements)
+    yield aws.key(plan.key_arn, manifest, measurements, caller=caller)

@@ -55,8 +55,8 @@ def check_policy(
     statements = read_statements(text)
     releases = [{index: value.hex() for index, value in item.registers.items()} for item in measurements]
     allowing = [statement for statement in statements if statement.allow]
-    hosts = {_identity(role) for role in roles} or {
-        _identity(principal)
+    hosts = {identity_of(role) for role in roles} or {
+        identity_of(principal)
         for statement in allowing
         if any(statement.covers(action) for action in _RELEASE)
         for principal in statement.principals
@@ -126,7 +126,7 @@ def _allowed(
     for name in single:
         if _DELETED.fullmatch(name):
             yield finding("deleted_principal", statement.name, name)
-    here = [name for name in single if _identity(name) in hosts]
+    here = [name for name in single if identity_of(name) in hosts]
     to_host = bool(here or everybody or statement.inverted_principal)
     attestable = [action for action in (_RELEASE + _DATA_KEYS if to_host else _RELEASE) if action in covered]
     if attestable:
@@ -146,7 +146,7 @@ def _allowed(
     if "PutKeyPolicy" in governing:
         for name in single:
             if name not in here:
-                foreign = not _DELETED.fullmatch(name) and _account(_identity(name)) not in accounts
+                foreign = not _DELETED.fullmatch(name) and _account(identity_of(name)) not in accounts
                 yield finding("foreign_governor" if foreign else "governor", statement.name, name)
     for condition in statement.conditions:
         if condition.register is None and not condition.key.startswith("kms:encryptioncontext:"):
@@ -228,7 +228,7 @@ def _is_single(principal: str) -> bool:
     return _IDENTITY.fullmatch(principal) is not None or _DELETED.fullmatch(principal) is not None
 
 
-def _identity(principal: str) -> str:
+def identity_of(principal: str) -> str:
     """One name for a role and its sessions, whose ARNs leave out the role's path."""
     match = _IDENTITY.fullmatch(principal)
     if match is None:
