@@ -245,3 +245,25 @@ def test_ctrl_c_ends_a_server_quietly(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "command"),
+    [
+        ("starlette", "devcloud", ("kms", "run", "data", "--root", "dev-root")),
+        ("boto3", "host", ("kms", "create-key", "--measurements", "pcrs.json")),
+        ("starlette", "gateway", ("gateway", "--policy", "policy.json")),
+    ],
+)
+def test_a_command_without_what_it_needs_names_the_extra(
+    tmp_path: Path, policy: Path, module: str, extra: str, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "pcrs.json").write_text(json.dumps({f"PCR{index}": "11" * 48 for index in range(3)}))
+    policy.rename(tmp_path / "policy.json")
+    program = f"import sys; sys.modules[{module!r}] = None; from ephemeralml.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("ephemeralml: this needs ")
+    assert ended.stderr.endswith(f": pip install 'ephemeralml[{extra}]'\n")

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ephemeralml import strict_json
 from ephemeralml.attestation.document import PCR_BYTES, ZERO_PCR
 from ephemeralml.codec.certificates import UNREADABLE
 from ephemeralml.errors import PolicyError
@@ -238,20 +239,13 @@ class Policy:
         return cls.from_json(text)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        _refuse("json", "a key is repeated")
-    return fields
-
-
 def _parse(text: str) -> dict[str, Any]:
     if len(text) > MAX_POLICY_BYTES:
         _refuse("size", f"larger than {MAX_POLICY_BYTES} bytes")
     try:
-        fields = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        _refuse("json", "not JSON")
+        fields = strict_json.loads(text)
+    except (ValueError, RecursionError) as error:
+        _refuse("json", f"not JSON: {error}")
     if not isinstance(fields, dict):
         _refuse("json", "a JSON object is needed")
     return fields

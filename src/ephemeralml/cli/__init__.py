@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from ephemeralml.errors import ConfigurationError, EphemeralMLError, PolicyError
 from ephemeralml.texts import printable
+
+# What only some commands need, and the extra that brings it.
+_EXTRAS: Final = {
+    "boto3": "host",
+    "botocore": "host",
+    "onnxruntime": "enclave",
+    "openvino": "fast",
+    "starlette": "devcloud",
+    "tokenizers": "enclave",
+    "uvicorn": "devcloud",
+}
 
 
 def main() -> None:
@@ -23,6 +35,14 @@ def main() -> None:
     except (EphemeralMLError, OSError) as error:
         complain(error)
         status = 2 if isinstance(error, (ConfigurationError, PolicyError)) else 1
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        # The same server under two commands.
+        extra = "gateway" if sys.argv[1:2] == ["gateway"] else extra
+        print(f"ephemeralml: this needs {error.name}: pip install 'ephemeralml[{extra}]'", file=sys.stderr)
+        status = 1
     sys.exit(status)
 
 

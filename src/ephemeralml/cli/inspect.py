@@ -15,6 +15,7 @@ from ephemeralml.codec import cose
 from ephemeralml.errors import CodecError, EphemeralMLError
 from ephemeralml.package import FolderSource, Manifest
 from ephemeralml.receipts import Bundle, Claims
+from ephemeralml.texts import printable
 
 _MAX_BYTES = 256 * 1024
 _RECEIPT_BYTES = 64 * 1024
@@ -98,14 +99,14 @@ def _print(content: dict[str, Any], depth: int) -> None:
     for key, value in content.items():
         indent = "  " * depth
         if isinstance(value, dict):
-            print(f"{indent}{key}")
+            print(f"{indent}{printable(key)}")
             _print(value, depth + 1)
         elif isinstance(value, list):
-            print(f"{indent}{key}")
+            print(f"{indent}{printable(key)}")
             for item in value:
                 print(
                     f"{indent}  - "
-                    + (", ".join(f"{k} {v}" for k, v in item.items()) if isinstance(item, dict) else f"{item}")
+                    + printable(", ".join(f"{k} {v}" for k, v in item.items()) if isinstance(item, dict) else f"{item}")
                 )
         else:
-            print(f"{indent}{key:{width}}  {value}")
+            print(f"{indent}{printable(key):{width}}  {printable(str(value))}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from ephemeralml import strict_json
 from ephemeralml.codec import cbor
 from ephemeralml.errors import ConfigurationError
 from ephemeralml.package.manifest import MAX_TEXT_LENGTH, is_printable_text
@@ -56,7 +57,7 @@ class Configuration:
     def parse(cls, data: bytes) -> Configuration:
         """From the bytes of a configuration file. Raises `ConfigurationError`."""
         try:
-            value = json.loads(data, object_pairs_hook=_unique)
+            value = strict_json.loads(data)
         except (ValueError, RecursionError) as error:
             raise _bad(f"not JSON: {error}") from error
         return cls.from_value(value)
@@ -144,13 +145,6 @@ def _roots(value: object) -> tuple[bytes, ...]:
     except (ValueError, TypeError) as error:
         raise _bad("kms_roots must be a list of certificates, at least one, each in base64 of DER") from error
     return roots
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # The last of two would win, and a reader may have seen the first.
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key is repeated")
-    return dict(pairs)
 
 
 def _bad(why: str) -> ConfigurationError:

@@ -7,13 +7,13 @@ there is no such program.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from ephemeralml import strict_json
 from ephemeralml.errors import ConfigurationError
 from ephemeralml.host.launch import EnclaveFailedError
 
@@ -229,16 +229,9 @@ def _malformed(why: str) -> NoReturn:
 
 def _parse(answer: bytes) -> object:
     try:
-        return json.loads(answer, object_pairs_hook=_unique)
+        return strict_json.loads(answer)
     except (ValueError, RecursionError):
-        _malformed("no JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        _malformed("a key is repeated")
-    return fields
+        _malformed("no JSON, or a key in it twice")
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ephemeralml import strict_json
 from ephemeralml.errors import ImageError
 from ephemeralml.image.layout import MAX_METADATA_BYTES
 from ephemeralml.image.pieces import Piece, read_small
@@ -77,7 +78,7 @@ def read_custom(piece: Piece) -> Any:
 
 def _parse(data: bytes) -> Any:
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique)
+        value = strict_json.loads(data.decode())
     except (ValueError, RecursionError):
         raise _bad("is not well-formed JSON in UTF-8 with each key once") from None
     # Now, and not when somebody prints it.
@@ -113,10 +114,3 @@ def _check_depth(value: object) -> None:
         if not level:
             return
     raise _bad(f"is nested deeper than {_MAX_DEPTH}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # The last of two would win, and another reader may show the first.
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError
-    return dict(pairs)

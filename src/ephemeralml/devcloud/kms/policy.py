@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from ephemeralml import strict_json
 from ephemeralml.devcloud.kms.api_error import MALFORMED_POLICY, ApiError
 from ephemeralml.devcloud.kms.conditions import Condition, Context, like, parse_conditions
 from ephemeralml.devcloud.sigv4 import PRINCIPAL_ARN
@@ -63,7 +64,7 @@ class KeyPolicy:
         if len(text.encode(errors="surrogatepass")) > MAX_POLICY_BYTES:
             raise ApiError("LimitExceededException", f"A key policy has at most {MAX_POLICY_BYTES} bytes.")
         try:
-            document = json.loads(text, object_pairs_hook=_unique)
+            document = strict_json.loads(text)
         except (ValueError, RecursionError):
             raise ApiError(MALFORMED_POLICY, "The policy is not well-formed JSON.") from None
         if not isinstance(document, dict) or not document.keys() <= {"Version", "Id", "Statement"}:
@@ -108,12 +109,6 @@ def _is_principal(listed: str, principal: str) -> bool:
         # The account delegates to IAM, which in this stand-in lets every principal of the account through.
         return principal.split(":")[4] == listed.split(":")[4]
     return listed in {"*", principal}
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError
-    return dict(pairs)
 
 
 def _statement(item: object) -> Statement | None:

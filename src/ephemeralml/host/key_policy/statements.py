@@ -7,13 +7,13 @@ policy language".
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+from ephemeralml import strict_json
 from ephemeralml.errors import PolicyError
 
 MAX_POLICY_BYTES: Final = 32 * 1024
@@ -92,7 +92,7 @@ def read_statements(text: str) -> tuple[Statement, ...]:
     if len(text.encode(errors="surrogatepass")) > MAX_POLICY_BYTES:
         raise _malformed(f"it is larger than {MAX_POLICY_BYTES} bytes")
     try:
-        document = json.loads(text, object_pairs_hook=_unique)
+        document = strict_json.loads(text)
     except (ValueError, RecursionError):
         raise _malformed("it is not JSON, or names a member twice") from None
     if not isinstance(document, dict) or not document.keys() <= {"Version", "Id", "Statement"}:
@@ -167,12 +167,6 @@ def _texts(name: str, listed: object) -> tuple[str, ...]:
     if not values or not all(isinstance(value, str) and value for value in values):
         raise _malformed(f"{name} has an element that is neither a string nor a list of strings")
     return tuple(values)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError
-    return dict(pairs)
 
 
 def _malformed(why: str) -> PolicyError:
