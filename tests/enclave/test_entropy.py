@@ -38,12 +38,18 @@ def machine(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch, machine: dict[str, Path]) -> list[tuple[int, bytes]]:
-    """What the kernel took: bits credited, and the bytes."""
-    taken = []
+    """What the kernel took: bits credited, and the bytes; each time it had to make a new key of them at once."""
+    taken: list[tuple[int, bytes]] = []
+    keyed = 0
 
-    def ioctl(file: Any, command: int, argument: bytearray) -> int:
+    def ioctl(file: Any, command: int, argument: bytearray | None = None) -> int:
+        nonlocal keyed
         assert Path(file.name) == machine["pool"]
-        assert command == 0x40085203
+        if argument is None:
+            assert (command, keyed) == (0x5207, len(taken) - 1)
+            keyed += 1
+            return 0
+        assert (command, keyed) == (0x40085203, len(taken))
         bits, size = struct.unpack_from("=ii", argument)
         assert len(argument) == 8 + size
         taken.append((bits, bytes(argument[8:])))

@@ -30,6 +30,7 @@ _ROOT = Path(__file__).parents[2]
 # As an enclave's process is started, in whose place the tests stand.
 _BUILD = """
 import os, sys
+from hashlib import sha256
 from pathlib import Path
 from ephemeralml import image
 from ephemeralml.image.enclave import Recipe, build_enclave
@@ -41,7 +42,8 @@ work.mkdir()
 (out.parent / "bzImage").write_bytes(b"a kernel")
 build_enclave(
     out, configuration=configuration.read_bytes(), recipe=Recipe.load(recipe),
-    kernel=Kernel(out.parent / "bzImage", "console=ttyS0"), metadata=image.Metadata(), work=work,
+    kernel=Kernel(out.parent / "bzImage", "console=ttyS0", sha256(b"a kernel").hexdigest()),
+    metadata=image.Metadata(), work=work,
     program=os.environ.get("PROGRAM", "ephemeralml.enclave.__main__"),
 )
 """

@@ -62,7 +62,7 @@ def test_a_kernel_is_built_of_the_recipes_parts_once(recipe: Path, cache: Path) 
     said: list[str] = []
     kernel = own_kernel(recipe, cache=cache, on_progress=said.append)
 
-    assert kernel == Kernel(kernel.bzimage, "console=ttyS0 panic=1", ())
+    assert kernel == Kernel(kernel.bzimage, "console=ttyS0 panic=1", sha256(kernel.bzimage.read_bytes()).hexdigest())
     assert kernel.bzimage.read_bytes() == BUILT
     assert said == ["unpacking the tool chain", "unpacking the source", "compiling, a few minutes"]
     assert own_kernel(recipe, cache=cache, on_progress=said.append) == kernel
@@ -186,6 +186,7 @@ def test_awss_kernel_comes_with_its_driver_and_takes_no_other_seed(tmp_path: Pat
     assert kernel == Kernel(
         tmp_path / "bzImage",
         "reboot=k nomodules random.trust_cpu=on random.trust_cpu=off random.trust_bootloader=off",
+        sha256(b"bzImage").hexdigest(),
         (tmp_path / "nsm.ko",),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -113,3 +115,23 @@ def test_pips_failure_says_what_to_look_at(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="pip config list") as raised:
         wheels.download(tmp_path / "wheels.txt", tmp_path, "--no-index", "--find-links", str(tmp_path))
     assert raised.value.code == "image.fetch"
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """One reader takes the first of them, another the last."""
+    wheel = make(tmp_path / "a.whl", {"a.py": b"1"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with zipfile.ZipFile(wheel, "a") as archive:
+            archive.writestr("a.py", b"2")
+    with pytest.raises(ImageError, match="a name twice"):
+        wheels.unpack(wheel, tmp_path / "out")
+
+
+def test_a_module_beside_it_is_not_run_for_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.py").write_text("open('ran', 'w')")
+    (tmp_path / "requirements.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with suppress(ImageError):
+        wheels.download(tmp_path / "requirements.txt", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()

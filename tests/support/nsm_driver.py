@@ -36,7 +36,7 @@ class NsmDriver:
         self.claim: Callable[[int], int] = lambda length: length
         self.requests: list[bytes] = []
 
-    def ioctl(self, file: int | FileIO, command: int, argument: Any) -> int:
+    def ioctl(self, file: int | FileIO, command: int, argument: Any = 0) -> int:
         if not os.path.samestat(os.fstat(file if isinstance(file, int) else file.fileno()), self._device):
             return int(self._kernel(file, command, argument))
         if self.errors:

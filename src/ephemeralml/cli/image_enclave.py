@@ -79,7 +79,7 @@ def enclave(
                 packages=built.packages,
                 libraries=built.wheels,
                 sources=built.sources,
-                kernel=used.bzimage,
+                kernel=built.kernel,
             )
             write_whole(sbom, _json(bom))
         if report is not None:
@@ -96,12 +96,13 @@ def enclave(
 
 def _kernel(choice: str, cmdline: str, *, recipe: Path, on_progress: Callable[[str], None]) -> Kernel:
     from ephemeralml.image.kernel import BLOBS, Kernel, installed_kernel, own_kernel  # noqa: PLC0415
+    from ephemeralml.image.wheels import digest  # noqa: PLC0415
 
     bring = choice not in {"", "aws", "own"}
     if bring != bool(cmdline):
         raise typer.BadParameter("--cmdline goes with a kernel that you bring: --kernel bzImage")
     if bring:
-        return Kernel(Path(choice), cmdline)
+        return Kernel(Path(choice), cmdline, digest(Path(choice)))
     installed = None if choice == "own" else installed_kernel()
     if choice == "aws" and installed is None:
         raise typer.BadParameter(f"AWS's kernel is not installed ({BLOBS}): the package aws-nitro-enclaves-cli-devel")

@@ -21,6 +21,9 @@ POOL: Final = Path("/dev/random")
 _NSM_GENERATOR = "nsm-hwrng"
 # RNDADDENTROPY, _IOW('R', 3, int[2]), and the head of its struct rand_pool_info: bits credited, bytes (random(4)).
 RNDADDENTROPY: Final = 0x40085203
+RNDRESEEDCRNG: Final = 0x5207
+"""_IO('R', 7)."""
+
 _POOL_INFO = struct.Struct("=ii")
 # The driver's own estimate of its bits: quality 1000 in 1024 (linux/hw_random.h).
 _QUALITY, _OF = 1000, 1024
@@ -50,6 +53,8 @@ def seed_kernel(module: SecurityModule, *, generator: Path = GENERATOR, pool: Pa
     try:
         with pool.open("rb", buffering=0) as device:
             fcntl.ioctl(device, RNDADDENTROPY, info)
+            # What is mixed in counts at the generator's next key, which else comes a minute later.
+            fcntl.ioctl(device, RNDRESEEDCRNG)
     except OSError as error:
         raise PlatformError(
             f"the enclave's kernel does not take random bytes: {pool}: {error.strerror}; the enclave must run as root",

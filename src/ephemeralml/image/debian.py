@@ -126,7 +126,8 @@ def unpack(deb: Path, into: Path, *, wanted: Callable[[str], bool] = lambda _: T
             _seek_member(file, b"data.tar.xz")
             with tarfile.open(fileobj=file, mode="r|xz") as archive:
                 archive.extractall(into, members=_members(archive, wanted), filter="tar")
-        except (tarfile.TarError, EOFError, ValueError) as error:
+        # KeyError: a hard link to a file that is not wanted.
+        except (tarfile.TarError, EOFError, ValueError, KeyError) as error:
             raise ImageError(f"{deb} is not a Debian package: {error}", code="image.packages") from error
 
 
@@ -199,7 +200,8 @@ def _seek_member(file: IO[bytes], name: bytes) -> None:
     while len(header := file.read(_AR_HEADER)) == _AR_HEADER:
         if header[:16].rstrip(b" /") == name:
             return
-        size = int(header[48:58])
+        if (size := int(header[48:58])) < 0:
+            break
         file.seek(size + size % 2, os.SEEK_CUR)
     raise ValueError(f"it has no {name.decode()}")
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from ephemeralml.image import cpio, debian, rootfs, rules, wheels
 from ephemeralml.image.builder import build
+from ephemeralml.image.checked import checked_copy
 from ephemeralml.image.cpio import Entry
 from ephemeralml.image.debian import DebianPackage
 from ephemeralml.image.interpreter import LIBRARY, LOADER, PROGRAM, Interpreter
@@ -44,13 +45,17 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveImage:
-    """An image that was built: its registers, what is in its ramdisks, and the files of which they were made."""
+    """An image that was built: its registers, what is in its ramdisks, and the files of which they were made.
+
+    `packages`, `wheels` and `kernel` are the builder's own copies, in the folder of the work.
+    """
 
     pcrs: Mapping[str, str]
     base: tuple[Entry, ...]
     application: tuple[Entry, ...]
     packages: tuple[Path, ...]
     wheels: tuple[Path, ...]
+    kernel: Path
     sources: Mapping[str, Path]
 
 
@@ -80,6 +85,14 @@ def build_enclave(
     libraries = wheels.fetch(
         recipe.wheels, cache=cache / "wheels", on_fetch=lambda wheel: on_step(f"fetching {wheel.name}")
     )
+    fetched = work / "fetched"
+    packages = [
+        checked_copy(path, fetched, package.sha256) for path, package in zip(packages, recipe.packages, strict=True)
+    ]
+    libraries = [
+        checked_copy(path, fetched, wheel.sha256) for path, wheel in zip(libraries, recipe.wheels, strict=True)
+    ]
+    bzimage = checked_copy(kernel.bzimage, fetched, kernel.sha256)
     sources = enclave_sources(program=program)
     base, application = work / "base", work / "application"
     on_step("unpacking")
@@ -92,6 +105,7 @@ def build_enclave(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
     (application / _CONFIGURATION).write_bytes(configuration)
+    rootfs.check_links(base, application)
     rootfs.drop_unused_libraries(base, application)
     interpreter = Interpreter(base)
     for root, folder in ((application, _LIBRARIES), (application, _OURS), (base, LIBRARY)):
@@ -119,7 +133,7 @@ def build_enclave(
     on_step("measuring")
     pcrs = build(
         out,
-        kernel=kernel.bzimage,
+        kernel=bzimage,
         cmdline=kernel.cmdline,
         ramdisks=packed,
         metadata=metadata,
@@ -132,6 +146,7 @@ def build_enclave(
         application=ramdisks["application"],
         packages=tuple(packages),
         wheels=tuple(libraries),
+        kernel=bzimage,
         sources=sources,
     )
 

@@ -19,7 +19,7 @@ _BLOCK_BYTES = 1 << 20
 
 def compile_folder(folder: Path, prefix: str) -> None:
     """Replace each source under `folder` by its code, which names the source by its place in the image."""
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for path in folder.rglob("*.py") if not path.is_symlink()):
         source = path.read_bytes()
         place = prefix + path.relative_to(folder).as_posix()
         code = compile(source, place, "exec", dont_inherit=True, optimize=0)

@@ -33,10 +33,11 @@ _NO_OTHER_SEED: Final = "random.trust_cpu=off random.trust_bootloader=off"
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A bzImage, its command line, and the modules that the first ramdisk must have beside it."""
+    """A bzImage, its command line and SHA-256, and the modules that the first ramdisk must have beside it."""
 
     bzimage: Path
     cmdline: str
+    sha256: str
     modules: tuple[Path, ...] = ()
 
 
@@ -51,7 +52,7 @@ def installed_kernel(folder: Path = BLOBS) -> Kernel | None:
     bzimage.stat()
     module.stat()
     words = (folder / "cmdline").read_text(encoding="ascii").split()
-    return Kernel(bzimage, " ".join([*words, _NO_OTHER_SEED]), (module,))
+    return Kernel(bzimage, " ".join([*words, _NO_OTHER_SEED]), _sha256(bzimage), (module,))
 
 
 def own_kernel(
@@ -70,8 +71,7 @@ def own_kernel(
     with _alone(kernel.with_suffix(".lock"), on_progress):
         if not kernel.exists():
             _build(recipe, kernel, cache=cache, on_progress=on_progress)
-    _check(kernel, recipe)
-    return Kernel(kernel, (recipe / "cmdline").read_text(encoding="ascii").strip())
+    return Kernel(kernel, (recipe / "cmdline").read_text(encoding="ascii").strip(), _check(kernel, recipe))
 
 
 def dropped_options(wanted: str, final: str) -> list[str]:
@@ -94,16 +94,22 @@ def _digest(recipe: Path) -> str:
     return whole.hexdigest()[:32]
 
 
-def _check(kernel: Path, recipe: Path) -> None:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _check(kernel: Path, recipe: Path) -> str:
+    """The SHA-256 that the recipe says and the file has."""
     pinned = (recipe / "bzImage.sha256").read_text(encoding="ascii").partition(" ")[0].strip()
-    with kernel.open("rb") as file:
-        found = file_digest(file, "sha256").hexdigest()
+    found = _sha256(kernel)
     if found != pinned:
         raise ImageError(
             f"{kernel} has the SHA-256 {found}, the recipe says {pinned}: remove it to build it again; if the same "
             "comes out after a change of the recipe, write that into bzImage.sha256",
             code="image.kernel_hash",
         )
+    return found
 
 
 @contextmanager

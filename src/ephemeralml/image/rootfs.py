@@ -41,6 +41,14 @@ def drop_unused_libraries(base: Path, *others: Path) -> None:
         (folder / name).unlink()
 
 
+def check_links(*roots: Path) -> None:
+    """Raise `ImageError` (``image.link``) for a link out of its root: it would bring in a file of the builder's."""
+    for root in roots:
+        for path in _files(root):
+            if path.is_symlink() and not Path(os.path.normpath(path.parent / path.readlink())).is_relative_to(root):
+                raise ImageError(f"{path.relative_to(root)} is a link out of the image", code="image.link")
+
+
 def entries(root: Path, *, executables: Collection[str] = ()) -> Iterator[Entry]:
     """Everything under `root` as it goes into a ramdisk: only `executables` (paths) may be run as programs."""
     for path in _files(root):

@@ -74,6 +74,8 @@ def unpack(wheel: Path, into: Path, *, wanted: Callable[[str], bool] = lambda _:
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
+            if len({member.filename for member in members}) != len(members):
+                raise ValueError("it has a name twice")
             if len(members) > _MAX_FILES or sum(member.file_size for member in members) > _MAX_BYTES:
                 raise ValueError("it is too large")
             for member in members:
@@ -98,7 +100,8 @@ def download(requirements: Path, into: Path, *options: str) -> None:
     """Let this machine's pip fetch wheels for the image's interpreter. Raises `ImageError` (``image.fetch``)."""
     platforms = [option for platform in PLATFORMS for option in ("--platform", platform)]
     target = ["--python-version", VERSION, "--implementation", "cp", *platforms]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *target]
+    # -P: not a pip.py of the folder it is called in.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *target]
     command += [*options, "--dest", str(into), "--requirement", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no outsider's input
     if done.returncode:

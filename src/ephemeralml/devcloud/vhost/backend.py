@@ -7,6 +7,7 @@ migration, no descriptors for polling, no requests of our own.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from ephemeralml.devcloud.vhost.queue import Virtqueue
 from ephemeralml.devcloud.vhost.ring import Ring
 from ephemeralml.devcloud.vhost.violation import DeviceViolationError
 
+_LOGGED: Final = 10
 _log = logging.getLogger("ephemeralml.devcloud")
 
 # VIRTIO_F_VERSION_1 (virtio, chapter 6) and VHOST_USER_F_PROTOCOL_FEATURES.
@@ -62,15 +64,21 @@ class Backend:
         device: Device,
         listener: socket.socket,
         *,
-        on_violation: Callable[[DeviceViolationError], None] = lambda error: _log.warning("%s", error),
+        on_violation: Callable[[DeviceViolationError], None] | None = None,
     ) -> None:
         self._device = device
         self._listener = listener
-        self._on_violation = on_violation
+        # A guest can break its rings without end, and is not to fill a log so.
+        self._told = itertools.count(1)
+        self._on_violation = on_violation or self._log
         self._loop = asyncio.get_running_loop()
         self._session: _Session | None = None
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
+
+    def _log(self, error: DeviceViolationError) -> None:
+        if next(self._told) <= _LOGGED:
+            _log.warning("%s", error)
 
     def close(self) -> None:
         """Let go of the front-end and listen no more."""

@@ -33,6 +33,7 @@ _PACKETS_AT_ONCE: Final = 64
 _DATA_BYTES: Final = 64 * 1024
 _ANSWER_SECONDS: Final = 10
 _LAST_SECONDS: Final = 30
+_PAUSE_SECONDS: Final = 1
 
 
 class VsockDevice:
@@ -142,15 +143,11 @@ class VsockDevice:
                 self.failed(stream)
 
     def _open(self, packet: Packet) -> None:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.setblocking(False)
         try:
             if self._full:
                 raise ConnectionRefusedError
-            # A Unix socket connects at once or not at all.
-            connection.connect(f"{self._path}_{packet.destination_port}")
+            connection = _connected(f"{self._path}_{packet.destination_port}")
         except OSError:
-            connection.close()
             self._refuse(packet)
             return
         stream = self._streams[packet.from_guest] = Stream(connection, packet.from_guest, self)
@@ -199,6 +196,9 @@ class VsockDevice:
         try:
             connection, _ = self._listener.accept()
         except OSError:
+            # Out of descriptors, it would be ready again at once.
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(_PAUSE_SECONDS, self._listen_again)
             return
         if self._full:
             connection.close()
@@ -206,8 +206,16 @@ class VsockDevice:
         connection.setblocking(False)
         self._callers.add(Caller(connection, on_called=self._called, on_gone=self._callers.discard))
 
+    def _listen_again(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
+
     def _called(self, caller: Caller, port: int) -> None:
         self._callers.discard(caller)
+        if len(self._replies) >= MAX_REPLIES:
+            # The guest fetches nothing.
+            caller.connection.close()
+            return
         key = Key(_PARENT, next(self._ports), port)
         stream = self._streams[key] = Stream(caller.connection, key, self)
         self._say(stream, Operation.REQUEST)
@@ -304,6 +312,19 @@ class VsockDevice:
         del self._streams[stream.key]
         self._relieved.pop(stream, None)
         self._ready.pop(stream, None)
+
+
+def _connected(path: str) -> socket.socket:
+    """A socket that does not block. Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.setblocking(False)
+        # A Unix socket connects at once or not at all.
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _broken(what: str) -> DeviceViolationError:
