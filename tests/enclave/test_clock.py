@@ -231,7 +231,8 @@ def test_any_other_clock_source_is_refused(source: Callable[[bytes], Path], cont
 
 def test_a_counter_whose_rate_is_still_being_measured_is_waited_for(source: Callable[[bytes], Path]) -> None:
     path = source(b"tsc-early\n")
-    settled = threading.Timer(0.3, path.write_bytes, [b"tsc\n"])
+    (path.parent / "settled").write_bytes(b"tsc\n")
+    settled = threading.Timer(0.3, (path.parent / "settled").replace, [path])
     settled.start()
     require_clock_source(path)
     assert path.read_bytes() == b"tsc\n"

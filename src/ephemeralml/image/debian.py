@@ -171,6 +171,7 @@ def _download(address: str, package: DebianPackage, write: Callable[[bytes], obj
         with closing(urllib.request.urlopen(address, timeout=_SECONDS)) as answer:  # noqa: S310 - checked above
             return _digest(answer, write, limit=package.size)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != 404:
             raise ImageError(f"{address}: the mirror answers {error.code}", code="image.fetch") from error
         raise ImageError(

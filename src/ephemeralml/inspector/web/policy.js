@@ -82,12 +82,13 @@ function policyVersion(value) {
 }
 
 function policyRoot(value) {
-  // As Python's decoder, which overlooks padding where none is needed.
-  const base64 = /^((?:[A-Za-z0-9+/]{4})*)(?:={0,2}|([A-Za-z0-9+/]{2})==|([A-Za-z0-9+/]{3})={1,2})$/;
-  const match = typeof value === "string" ? base64.exec(value) : null;
-  if (match === null) refusePolicy("extra_root", "an extra root must be base64 of a DER certificate");
-  const [whole, two = "", three = ""] = match.slice(1);
-  return Uint8Array.from(atob(whole + two + three), (character) => character.charCodeAt(0));
+  const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
+  const decoded = typeof value === "string" && base64.test(value) ? atob(value) : null;
+  // Bits that are left over would be a second spelling.
+  if (decoded === null || btoa(decoded) !== value) {
+    refusePolicy("extra_root", "an extra root must be base64 of a DER certificate");
+  }
+  return Uint8Array.from(decoded, (character) => character.charCodeAt(0));
 }
 
 function checkRoot(der) {
