@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ephemeralml.errors import ConfigurationError, EphemeralMLError
+from ephemeralml.host.health import Health
 from ephemeralml.host.launch import EnclaveFailedError, RunningEnclave
 from ephemeralml.host.relay import Relay
 from ephemeralml.host.supervise import Restarts, Supervisor
@@ -363,3 +365,20 @@ def test_an_enclave_that_ends_while_another_boots_is_replaced_by_it(tmp_path: Pa
         await until(lambda: len(world.enclaves) == 2 and world.relay.enclave == world.enclaves[1].address)
 
     assert replacing(tmp_path, slow, steps=steps).restarts == []
+
+
+def test_an_enclave_that_serves_and_then_hangs_is_started_again(tmp_path: Path) -> None:
+    async def fall_silent(world: World, enclave: Enclave) -> None:
+        """Its kernel takes connections, and nobody says a word."""
+        path = Path(enclave.address.path)
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            await world.say("ready", message="boot times")
+            await asyncio.Event().wait()
+
+    restarts = Restarts(first_pause=0.001, attempts=2, health=Health(every=0.05, misses=2))
+    world, error = supervise(tmp_path, fall_silent, fall_silent, restarts=restarts)
+    assert error.code == "enclave.hung"
+    assert [code for code, _ in world.restarts] == ["enclave.hung"]

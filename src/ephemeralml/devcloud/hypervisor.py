@@ -30,7 +30,8 @@ from ephemeralml.session.transport import Address
 
 _LENGTH = struct.Struct(">I")
 _REQUEST_BYTES = 0x1000
-_STOP_SECONDS = 10
+# Less than a launcher waits for us.
+_STOP_SECONDS = 8
 # With one heap for all threads, what loading takes is used again (4 MB).
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 """All that an enclave's process finds."""

@@ -1,13 +1,14 @@
-"""Keeps one enclave running: waits until it is ready, opens the relay to it, and starts it again when it ends."""
+"""Keeps one enclave running: waits until it is ready, opens the relay to it, starts it again when it ends or hangs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from ephemeralml.errors import EphemeralMLError
+from ephemeralml.host.health import Health, hangs
 from ephemeralml.host.launch import EnclaveFailedError, Launcher, RunningEnclave
 from ephemeralml.host.relay import Relay
 
@@ -43,6 +44,7 @@ class Restarts:
     longest_pause: float = 30
     attempts: int = 5
     steady: float = 60
+    health: Health = field(default_factory=Health)
 
 
 class Supervisor:
@@ -124,12 +126,15 @@ class Supervisor:
             while True:
                 self._relay.enclave = current.address
                 told = asyncio.ensure_future(self._replace.wait())
+                hung = asyncio.ensure_future(hangs(current.address, self._restarts.health))
                 try:
-                    await asyncio.wait({current.ended, told}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({current.ended, told, hung}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     told.cancel()
-                if current.ended.done():
-                    raise current.ended.result()
+                    hung.cancel()
+                for failed in (current.ended, hung):
+                    if failed.done() and not failed.cancelled():
+                        raise failed.result()
                 self._replace.clear()
                 try:
                     successor = await self._boot(launcher)
