@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import gated
 import pytest
 from gated import Gate, await_
 
+from ephemeralml.errors import TransportError
+from ephemeralml.host import health
 from ephemeralml.host.health import Health, hangs
 from ephemeralml.session.transport import Address, connect
 
@@ -73,6 +76,17 @@ def test_clients_who_take_every_place_do_not_get_an_enclave_killed(tmp_path: Pat
     assert asked(tmp_path, seconds=2) is None
     for one in silent:
         one.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_the_host_itself_lacks_is_no_hang_of_the_enclaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def lacking(_: Address) -> None:
+        raise TransportError("cannot reach it", code="transport.unreachable") from OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(health, "open_stream", lacking)
+    assert asked(tmp_path, seconds=2) is None
 
 
 def test_nobody_at_the_address_hangs_too(tmp_path: Path) -> None:

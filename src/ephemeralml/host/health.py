@@ -7,6 +7,7 @@ An enclave that is alive refuses it and hangs up, however busy; one that hangs i
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,7 @@ from ephemeralml.host.launch import EnclaveFailedError
 from ephemeralml.session.frames import HEADER
 from ephemeralml.session.transport import Address, open_stream
 
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # No type of a frame's.
 _NO_FRAME: Final = HEADER.pack(0, 0)
 
@@ -34,7 +36,8 @@ async def hangs(address: Address, health: Health) -> EnclaveFailedError:
         await asyncio.sleep(health.every)
         silent = 0 if await _answers(address, health.every) else silent + 1
     return EnclaveFailedError(
-        f"the enclave runs and does not answer: {silent} times in a row it said nothing for {health.every:g} s",
+        f"the enclave runs and does not answer: {silent} times in a row it was not reached or said nothing for "
+        f"{health.every:g} s",
         code="enclave.hung",
         passing=True,
     )
@@ -53,6 +56,10 @@ async def _answers(address: Address, seconds: float) -> bool:
     # It hung up.
     except ConnectionError:
         return True
-    except (TimeoutError, TransportError, OSError):
+    except TimeoutError:
         return False
+    except (TransportError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        # What this host lacks says nothing of the enclave.
+        return isinstance(cause, OSError) and cause.errno in _OURS
     return True
