@@ -6,6 +6,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
 PIP := $(BIN)/python $(INSTALL)
 BENCH := .venv-bench
 BOOTS := 20
+VM_TESTS := "vm"
 # Whose models the image runs: an owner's configuration, or one made on the spot for a look.
 CONFIGURATION := build/enclave.json
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
@@ -60,11 +61,11 @@ test: $(VENV)/dev ## Run the tests
 	@$(BIN)/python -m pytest
 
 test-slow: $(VENV)/dev ## Run the long property and soak tests
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m "slow and not vm"
 
 test-vm: $(VENV)/dev ## Boot the image under QEMU (BOOTS=20 in a row) and test it there
 	-@scripts/setup_vm.sh $(BIN)/python
-	@EPHEMERALML_VM_BOOTS=$(BOOTS) $(BIN)/python -m pytest -m vm tests/vm
+	@EPHEMERALML_VM_BOOTS=$(BOOTS) $(BIN)/python -m pytest -m $(VM_TESTS) tests/vm
 
 test-integrations: $(VENV)/integrations ## Run the gateway under LangChain and LlamaIndex
 	@$(BIN)/python -m pytest tests/e2e/test_frameworks.py

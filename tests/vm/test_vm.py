@@ -48,6 +48,7 @@ def test_a_booted_image_attests_gets_the_key_and_answers_with_a_receipt(
     assert touched <= size == MEMORY * 2**20
 
 
+@pytest.mark.slow
 def test_minilm_in_fp32_fits_and_gives_the_golden_vectors(
     minilm_vm: VmWorld, golden: Path, say: Callable[[str], None]
 ) -> None:
