@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import io
@@ -226,11 +227,48 @@ def test_a_payload_that_is_not_signed_is_refused(server: S3Server, claim: str, m
     assert (status, b"NotImplemented" in said) == (501, True)
 
 
-def test_a_checksum_is_checked(server: S3Server, tmp_path: Path) -> None:
-    headers = signed(server, "PUT", "/models/a", b"x", **{"x-amz-checksum-crc32": "AAAAAA=="})
+@pytest.mark.parametrize("name", ["x-amz-checksum-crc32", "x-amz-checksum-sha256"])
+def test_a_checksum_is_checked(server: S3Server, name: str, tmp_path: Path) -> None:
+    headers = signed(server, "PUT", "/models/a", b"x", **{name: "AAAAAA=="})
     status, said = send(server, "PUT", "/models/a", b"x", headers)
     assert (status, b"BadDigest" in said) == (400, True)
     assert contents(tmp_path) == 0
+
+
+def base64_sha256(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+def test_a_sha256_is_shown_to_whoever_asks_of_an_object_that_came_with_one(owner: Any) -> None:
+    address = {"Bucket": "models", "Key": "a"}
+    assert owner.put_object(**address, Body=b"x", ChecksumAlgorithm="SHA256")["ChecksumSHA256"] == base64_sha256(b"x")
+    answer = owner.head_object(**address, ChecksumMode="ENABLED")
+    assert (answer["ChecksumSHA256"], answer["ChecksumType"]) == (base64_sha256(b"x"), "FULL_OBJECT")
+    assert "ChecksumSHA256" not in owner.head_object(**address)
+    owner.put_object(**address, Body=b"x")
+    assert "ChecksumSHA256" not in owner.head_object(**address, ChecksumMode="ENABLED")
+
+
+def test_the_sha256_of_parts_is_composite_and_asked_of_each(owner: Any, tmp_path: Path) -> None:
+    address = {"Bucket": "models", "Key": "a"}
+    upload = {**address, "UploadId": owner.create_multipart_upload(**address, ChecksumAlgorithm="SHA256")["UploadId"]}
+    assert refusal(lambda: owner.upload_part(**upload, PartNumber=1, Body=b"x"))[0] == "InvalidRequest"
+    sent = [
+        owner.upload_part(**upload, PartNumber=number, Body=body, ChecksumAlgorithm="SHA256")
+        for number, body in enumerate((b"x", b"y"), 1)
+    ]
+    parts = [{"PartNumber": number, "ETag": part["ETag"]} for number, part in enumerate(sent, 1)]
+    claims: tuple[dict[str, str], ...] = ({}, {"ChecksumSHA256": base64_sha256(b"z")})
+    for claim in claims:
+        wrong = [part | claim for part in parts]
+        call = {**upload, "MultipartUpload": {"Parts": wrong}}
+        assert refusal(lambda: owner.complete_multipart_upload(**call))[0] == "InvalidPart"  # noqa: B023
+    assert contents(tmp_path) == 0
+    right = [part | {"ChecksumSHA256": answer["ChecksumSHA256"]} for part, answer in zip(parts, sent, strict=True)]
+    owner.complete_multipart_upload(**upload, MultipartUpload={"Parts": right})
+    answer = owner.head_object(**address, ChecksumMode="ENABLED")
+    digests = hashlib.sha256(b"x").digest() + hashlib.sha256(b"y").digest()
+    assert (answer["ChecksumSHA256"], answer["ChecksumType"]) == (f"{base64_sha256(digests)}-2", "COMPOSITE")
 
 
 def test_unsigned_requests_and_requests_for_another_object(server: S3Server) -> None:

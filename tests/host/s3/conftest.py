@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from moto.server import ThreadedMotoServer
 from s3_package import BUCKET, HOST, OWNER, SPEC, WEIGHTS, AsPrincipal, Keys, MakePackage, Packed
 
 from ephemeralml.devcloud.s3 import S3Server
@@ -95,5 +97,27 @@ def stored(owner: Any, package: Packed) -> Packed:
     owner.put_object(Bucket=BUCKET, Key="minilm/manifest.cose", Body=package.signed)
     for artifact in package.manifest.artifacts:
         with (package.folder / f"{artifact.name}.enc").open("rb") as file:
-            owner.upload_fileobj(file, BUCKET, package.key(artifact.name))
+            owner.upload_fileobj(file, BUCKET, package.key(artifact.name), ExtraArgs={"ChecksumAlgorithm": "SHA256"})
     return package
+
+
+@pytest.fixture
+def moto() -> Iterator[str]:
+    """Somebody else's S3, with an empty bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    # Its buckets outlive a server.
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
+    client = boto3.session.Session().client("s3", endpoint_url=f"http://{host}:{port}")
+    client.create_bucket(Bucket=BUCKET)
+    yield f"http://{host}:{port}"
+    client.close()
+    server.stop()
+
+
+@pytest.fixture
+def moto_client(moto: str) -> Iterator[Any]:
+    client = boto3.session.Session().client("s3", endpoint_url=moto)
+    yield client
+    client.close()

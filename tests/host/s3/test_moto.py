@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from s3_package import BUCKET, DEK, URL, WEIGHTS, MakePackage, Packed
 
 from ephemeralml.errors import PackageError
@@ -16,20 +13,6 @@ from ephemeralml.host.s3 import reader
 from ephemeralml.host.s3.push import push
 from ephemeralml.host.s3.source import S3Source
 from ephemeralml.package import Manifest, open_package
-
-
-@pytest.fixture
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    # Its buckets outlive a server.
-    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
-    client = boto3.session.Session().client("s3", endpoint_url=f"http://{host}:{port}")
-    client.create_bucket(Bucket=BUCKET)
-    yield f"http://{host}:{port}"
-    client.close()
-    server.stop()
 
 
 def test_push_read_replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import dataclasses
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -167,16 +168,47 @@ def test_an_interrupted_push_leaves_the_old_version_and_no_upload(
 def test_a_push_goes_on_from_what_an_interrupted_one_left(
     s3: S3Server, owner: Any, publish: Callable[..., Pushed], package: Packed
 ) -> None:
-    owner.put_object(Bucket=BUCKET, Key=package.key(), Body=package.sealed)
+    owner.put_object(Bucket=BUCKET, Key=package.key(), Body=package.sealed, ChecksumAlgorithm="SHA256")
     done = publish(package)
     assert done.published
     assert 0 < done.uploaded < 1000
     assert in_force(s3) == package.manifest
 
 
-def test_something_else_in_an_artifacts_place(owner: Any, publish: Callable[..., Pushed], package: Packed) -> None:
+def test_wrong_bytes_of_the_right_length_in_an_artifacts_place_are_not_published(
+    s3: S3Server, owner: Any, publish: Callable[..., Pushed], package: Packed, newer: Packed
+) -> None:
+    for packed in (package, newer):
+        # Without a checksum of ours; with one, which is the wrong bytes' own; in the parts that a push makes.
+        for extra in ({}, {"ChecksumAlgorithm": "SHA256"}):
+            owner.upload_fileobj(io.BytesIO(packed.sealed[::-1]), BUCKET, packed.key(), ExtraArgs=extra)
+            assert publish(packed).uploaded >= len(packed.sealed)
+            assert in_force(s3) == packed.manifest
+
+
+def test_something_else_in_an_artifacts_place_is_replaced(
+    s3: S3Server, owner: Any, publish: Callable[..., Pushed], package: Packed
+) -> None:
     owner.put_object(Bucket=BUCKET, Key=package.key(), Body=b"x")
+    assert publish(package).published
+    assert in_force(s3) == package.manifest
+
+
+def test_what_takes_an_artifacts_place_behind_its_upload_is_not_published(
+    s3: S3Server, owner: Any, publish: Callable[..., Pushed], package: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_there = module._Push.is_there
+    asked = []
+
+    def overtaken(self: Any, artifact: Any, checksum: str) -> bool:
+        asked.append(artifact.name)
+        if asked.count(WEIGHTS) == 2:
+            owner.put_object(Bucket=BUCKET, Key=package.key(), Body=package.sealed[::-1], ChecksumAlgorithm="SHA256")
+        return is_there(self, artifact, checksum)
+
+    monkeypatch.setattr(module._Push, "is_there", overtaken)
     assert refusal(lambda: publish(package)) == "push.artifact"
+    assert refusal(S3Source(URL, endpoint_url=s3.url).manifest) == "s3.missing"
 
 
 def test_a_file_that_changes_while_it_is_uploaded_is_not_published(

@@ -34,6 +34,8 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _PART: Final = re.compile(r"<Part>(.*?)</Part>", re.DOTALL)
 _PART_NUMBER: Final = re.compile(r"<PartNumber>(\d{1,5})</PartNumber>", re.ASCII)
 _PART_ETAG: Final = re.compile(r"<ETag>(.*?)</ETag>", re.DOTALL)
+_PART_SHA256: Final = re.compile(r"<ChecksumSHA256>(.*?)</ChecksumSHA256>", re.DOTALL)
+_CHECKSUM: Final = "x-amz-checksum-sha256"
 
 
 class Api:
@@ -56,14 +58,15 @@ class Api:
         match request.method, sorted(query):
             case "GET" | "HEAD" as method, []:
                 try:
-                    return self._get(request, bucket, key) if method == "GET" else self._head(bucket, key)
+                    return self._get(request, bucket, key) if method == "GET" else self._head(request, bucket, key)
                 except S3Error as error:
                     # Without s3:ListBucket nobody learns what is not there.
                     raise (access_denied() if error.code == "NoSuchKey" and not writes else error) from None
             case "PUT", []:
                 return await self._put(request, bucket, key)
             case "POST", ["uploads"]:
-                upload = self._store.create_upload(bucket, key)
+                composite = request.headers.get("x-amz-checksum-algorithm") == "SHA256"
+                upload = self._store.create_upload(bucket, key, sha256=composite)
                 return _xml("InitiateMultipartUploadResult", {"Bucket": bucket, "Key": key, "UploadId": upload})
             case "PUT", ["partNumber", "uploadId"]:
                 return await self._put_part(request, bucket, key, query)
@@ -91,9 +94,12 @@ class Api:
             raise not_implemented("A payload that is not signed as one")
         return caller.principal_arn
 
-    def _head(self, bucket: str, key: str) -> Response:
+    def _head(self, request: Request, bucket: str, key: str) -> Response:
         found = self._store.find(bucket, key)
-        return Response(headers=_headers(found, found.size))
+        headers = _headers(found, found.size)
+        if request.headers.get("x-amz-checksum-mode") == "ENABLED" and found.sha256 is not None:
+            headers |= {_CHECKSUM: found.sha256, "x-amz-checksum-type": _checksum_type(found.sha256)}
+        return Response(headers=headers)
 
     def _get(self, request: Request, bucket: str, key: str) -> Response:
         found, content = self._store.open(bucket, key)
@@ -131,7 +137,7 @@ class Api:
         except BaseException:
             received.path.unlink(missing_ok=True)
             raise
-        return Response(headers={"ETag": stored.etag})
+        return Response(headers=_received_headers(stored.etag, received))
 
     async def _put_part(self, request: Request, bucket: str, key: str, query: Mapping[str, str]) -> Response:
         number = query["partNumber"]
@@ -143,7 +149,7 @@ class Api:
         except BaseException:
             received.path.unlink(missing_ok=True)
             raise
-        return Response(headers={"ETag": etag})
+        return Response(headers=_received_headers(etag, received))
 
     async def _receive(self, request: Request, bucket: str) -> Received:
         """The body in a new file, and the same as was signed."""
@@ -164,12 +170,15 @@ class Api:
             expected = request.headers.get("x-amz-checksum-crc32")
             if expected is not None and expected != b64encode(checksum.to_bytes(4)).decode():
                 raise S3Error("BadDigest", "The CRC32 you specified did not match the calculated one.", status=400)
+            claimed = request.headers.get(_CHECKSUM)
+            if claimed is not None and claimed != b64encode(sha256.digest()).decode():
+                raise S3Error("BadDigest", "The SHA256 you specified did not match the calculated one.", status=400)
         except BaseException as error:
             path.unlink(missing_ok=True)
             if isinstance(error, ClientDisconnect):
                 raise S3Error("IncompleteBody", "The body ended too early.", status=400) from None
             raise
-        return Received(path, md5.digest(), size)
+        return Received(path, md5.digest(), size, claimed)
 
 
 def make_app(store: ObjectStore, *, verifier: Verifier, writers: frozenset[str]) -> Starlette:
@@ -216,13 +225,13 @@ def _check_payload(request: Request, sha256: str) -> None:
         )
 
 
-def _parts(body: bytes) -> list[tuple[int, str]]:
+def _parts(body: bytes) -> list[tuple[int, str, str | None]]:
     parts = []
     for part in _PART.findall(body.decode("utf-8", "replace")):
-        number, etag = _PART_NUMBER.search(part), _PART_ETAG.search(part)
+        number, etag, sha256 = _PART_NUMBER.search(part), _PART_ETAG.search(part), _PART_SHA256.search(part)
         if number is None or etag is None:
             raise S3Error("MalformedXML", "The XML you provided was not well-formed.", status=400)
-        parts.append((int(number[1]), unescape(etag[1])))
+        parts.append((int(number[1]), unescape(etag[1]), None if sha256 is None else sha256[1]))
     return parts
 
 
@@ -243,6 +252,14 @@ def _headers(found: StoredObject, length: int) -> dict[str, str]:
         "ETag": found.etag,
         "Last-Modified": formatdate(found.modified, usegmt=True),
     }
+
+
+def _received_headers(etag: str, received: Received) -> dict[str, str]:
+    return {"ETag": etag} if received.sha256 is None else {"ETag": etag, _CHECKSUM: received.sha256}
+
+
+def _checksum_type(sha256: str) -> str:
+    return "COMPOSITE" if "-" in sha256 else "FULL_OBJECT"
 
 
 def _xml(root: str, values: Mapping[str, str], *, status: int = 200) -> Response:

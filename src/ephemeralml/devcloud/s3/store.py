@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import threading
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,27 +20,34 @@ from typing import BinaryIO, Final
 from ephemeralml.devcloud.s3.api_error import S3Error
 
 _COPY_BYTES: Final = 1 << 20
+_SHA256: Final = "sha256"  # Marks an upload's folder.
 _PART_ETAG: Final = re.compile(r'"?([0-9a-f]{32})"?')
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What the index says of one key. `etag` is quoted, as S3 shows it; `content` is a file's name."""
+    """What the index says of one key. `etag` is quoted, as S3 shows it; `content` is a file's name.
+
+    `sha256` is what S3 has of an object that was uploaded with that checksum, in base64: with the count of parts behind
+    it where it is composite, of the parts' digests.
+    """
 
     key: str
     etag: str
     size: int
     modified: float
     content: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A body that is on disk and not yet part of any object."""
+    """A body that is on disk and not yet part of any object; `sha256`, in base64, where it came with that checksum."""
 
     path: Path
     md5: bytes
     size: int
+    sha256: str | None = None
 
 
 class ObjectStore:
@@ -77,40 +85,59 @@ class ObjectStore:
         stored = _stored(key, f'"{received.md5.hex()}"', received)
         return self._replace(bucket, stored, if_match=if_match, if_none_match=if_none_match)
 
-    def create_upload(self, bucket: str, key: str) -> str:
-        """A multipart upload's id."""
+    def create_upload(self, bucket: str, key: str, *, sha256: bool) -> str:
+        """A multipart upload's id; with `sha256` every part needs that checksum."""
         upload = secrets.token_hex(16)
         folder = self._bucket(bucket) / "uploads" / upload
         folder.mkdir()
         (folder / "key").write_text(key)
+        if sha256:
+            (folder / _SHA256).touch()
         return upload
 
     def put_part(self, bucket: str, key: str, upload: str, number: int, received: Received) -> str:
-        """Add a part; its quoted ETag. Raises `S3Error` (NoSuchUpload)."""
+        """Add a part; its quoted ETag. Raises `S3Error` (NoSuchUpload, InvalidRequest)."""
         folder = self._upload(bucket, key, upload)
+        if (folder / _SHA256).exists() and received.sha256 is None:
+            raise S3Error("InvalidRequest", "The upload was created using a sha256 checksum.", status=400)
         received.path.replace(folder / f"{number}.{received.md5.hex()}")
         return f'"{received.md5.hex()}"'
 
-    def complete_upload(self, bucket: str, key: str, upload: str, parts: Sequence[tuple[int, str]]) -> StoredObject:
-        """Join `parts`, (number, quoted ETag) in order, into the object. Raises `S3Error` (InvalidPart …)."""
+    def complete_upload(
+        self, bucket: str, key: str, upload: str, parts: Sequence[tuple[int, str, str | None]]
+    ) -> StoredObject:
+        """Join `parts`, (number, quoted ETag, SHA-256) in order, into the object. Raises `S3Error` (InvalidPart …)."""
         folder = self._upload(bucket, key, upload)
-        if not parts or [number for number, _ in parts] != sorted({number for number, _ in parts}):
+        numbers = [number for number, _, _ in parts]
+        if not parts or numbers != sorted(set(numbers)):
             raise S3Error("InvalidPartOrder", "The list of parts was not in ascending order.", status=400)
         joined = self.incoming(bucket)
-        digests = b""
-        with joined.open("xb") as out:
-            for number, etag in parts:
-                match = _PART_ETAG.fullmatch(etag)
-                path = folder / f"{number}.{match[1] if match else ''}"
-                if match is None or not path.is_file():
-                    joined.unlink()
-                    raise S3Error("InvalidPart", "One or more of the specified parts could not be found.", status=400)
-                with path.open("rb") as part:
-                    shutil.copyfileobj(part, out, _COPY_BYTES)
-                digests += bytes.fromhex(match[1])
-            size = out.tell()
-        md5 = hashlib.md5(digests, usedforsecurity=False).digest()
-        stored = self._replace(bucket, _stored(key, f'"{md5.hex()}-{len(parts)}"', Received(joined, md5, size)))
+        composite = (folder / _SHA256).exists()
+        md5s = sha256s = b""
+        try:
+            with joined.open("xb") as out:
+                for number, etag, claimed in parts:
+                    match = _PART_ETAG.fullmatch(etag)
+                    path = folder / f"{number}.{match[1] if match else ''}"
+                    if match is None or not path.is_file():
+                        raise _invalid_part()
+                    with path.open("rb") as part:
+                        if composite:
+                            sha256 = hashlib.file_digest(part, "sha256").digest()
+                            if claimed != b64encode(sha256).decode():
+                                raise _invalid_part()
+                            sha256s += sha256
+                            part.seek(0)
+                        shutil.copyfileobj(part, out, _COPY_BYTES)
+                    md5s += bytes.fromhex(match[1])
+                size = out.tell()
+        except BaseException:
+            joined.unlink(missing_ok=True)
+            raise
+        md5 = hashlib.md5(md5s, usedforsecurity=False).digest()
+        checksum = f"{b64encode(hashlib.sha256(sha256s).digest()).decode()}-{len(parts)}" if composite else None
+        received = Received(joined, md5, size, checksum)
+        stored = self._replace(bucket, _stored(key, f'"{md5.hex()}-{len(parts)}"', received))
         shutil.rmtree(folder)
         return stored
 
@@ -166,4 +193,9 @@ class ObjectStore:
 
 
 def _stored(key: str, etag: str, received: Received) -> StoredObject:
-    return StoredObject(key, etag, received.size, received.path.stat().st_mtime, received.path.name)
+    modified = received.path.stat().st_mtime
+    return StoredObject(key, etag, received.size, modified, received.path.name, received.sha256)
+
+
+def _invalid_part() -> S3Error:
+    return S3Error("InvalidPart", "One or more of the specified parts could not be found.", status=400)

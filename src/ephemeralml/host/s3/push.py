@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ephemeralml.errors import PackageError
+from ephemeralml.host.s3.checksum import TRANSFER, UPLOAD, file_checksum, holds
 from ephemeralml.host.s3.client import Location, explained, make_client
 from ephemeralml.host.s3.object import read_manifest
 from ephemeralml.package import Artifact, FolderSource, Manifest
@@ -35,7 +36,7 @@ class Pushed:
 def push(
     folder: Path, url: str, *, endpoint_url: str | None = None, progress: Progress = lambda _done, _total: None
 ) -> Pushed:
-    """Upload the package in `folder` to ``s3://bucket/prefix``; what is there already is left as it is.
+    """Upload the package in `folder` to ``s3://bucket/prefix``; what S3 proves to be there already is left as it is.
 
     Until the manifest is replaced, at the very end, the version before is whole and in force; an interruption leaves
     at most artifacts that nothing names, and the next push goes on from them. Needs s3:GetObject, s3:PutObject,
@@ -44,16 +45,15 @@ def push(
     Raises `ConfigurationError` for an address that cannot work, and `PackageError`: those of `FolderSource` and
     `Manifest.verify`; ``package.size`` and ``package.mixed`` for a file that is not this manifest's;
     ``push.occupied``, ``.owner``, ``.model``, ``.version`` for what has the place already; ``push.overtaken`` when
-    another push was quicker; ``push.artifact`` for an artifact that is there in another form; and ``s3.…``.
+    another push was quicker; ``push.artifact`` for an artifact that is another one after its upload; and ``s3.…``.
     """
     signed = FolderSource(folder).manifest()
     work = _Push(Location.parse(url), folder, Manifest.verify(signed, owner=None), signed, make_client(endpoint_url))
-    for artifact in work.manifest.artifacts:
-        work.check_file(artifact)
+    checksums = {artifact: work.check_file(artifact) for artifact in work.manifest.artifacts}
     before = work.published()
     published = before is not None and before[0] == signed
     version = work.check_may_replace(before[0]) if before is not None and not published else None
-    missing = [artifact for artifact in work.manifest.artifacts if not work.is_there(artifact)]
+    missing = {artifact: checksum for artifact, checksum in checksums.items() if not work.is_there(artifact, checksum)}
     work.upload(missing, progress)
     if not published:
         work.publish(None if before is None else before[1])
@@ -69,8 +69,8 @@ class _Push:
     signed: bytes
     client: Any
 
-    def check_file(self, artifact: Artifact) -> None:
-        """The file is whole, and this package's."""
+    def check_file(self, artifact: Artifact) -> str:
+        """The checksum that S3 will have of the file, which is whole and this package's."""
         path = self._path(artifact)
         # FolderSource opens what is a regular file and nothing else.
         with FolderSource(self.folder).open(artifact.name) as read:
@@ -82,6 +82,8 @@ class _Push:
             salt, chunk_size = artifact.salt, artifact.chunk_size
             if read(HEADER_SIZE) != make_header(package_id=self.manifest.package_id, salt=salt, chunk_size=chunk_size):
                 raise PackageError(f"{path} is a file of another package; pack it again", code="package.mixed")
+        with FolderSource(self.folder).open(artifact.name) as read:
+            return file_checksum(read, artifact.ciphertext_size)
 
     def published(self) -> tuple[bytes, str] | None:
         """The manifest that is in force and its ETag, if there is one."""
@@ -116,27 +118,20 @@ class _Push:
             )
         return there.version
 
-    def is_there(self, artifact: Artifact) -> bool:
-        """Whether S3 has the artifact. An object appears whole or not at all."""
+    def is_there(self, artifact: Artifact, checksum: str) -> bool:
+        """Whether S3 has the artifact, these very bytes: whoever may write there could have put others of its size."""
         key = self.location.artifact(self.manifest.package_id, artifact.name)
-        url = self.location.url(key)
         try:
-            with explained(url):
-                size = self.client.head_object(Bucket=self.location.bucket, Key=key)["ContentLength"]
+            with explained(self.location.url(key)):
+                found = self.client.head_object(Bucket=self.location.bucket, Key=key, ChecksumMode="ENABLED")
+                return holds(found, checksum, artifact.ciphertext_size)
         except PackageError as error:
             if error.code == "s3.missing":
                 return False
             raise
-        if size != artifact.ciphertext_size:
-            raise PackageError(
-                f"{url} has {size} bytes instead of {artifact.ciphertext_size}: not what this package has there; "
-                "delete that object and push again",
-                code="push.artifact",
-            )
-        return True
 
-    def upload(self, artifacts: list[Artifact], progress: Progress) -> None:
-        """Upload them, one after the other, and see that they arrived."""
+    def upload(self, artifacts: Mapping[Artifact, str], progress: Progress) -> None:
+        """Upload them, one after the other, and see that what arrived has their checksums."""
         total = sum(artifact.ciphertext_size for artifact in artifacts)
         done = 0
         counting = threading.Lock()
@@ -147,14 +142,20 @@ class _Push:
                 done += size
                 progress(done, total)
 
-        for artifact in artifacts:
+        for artifact, checksum in artifacts.items():
             key = self.location.artifact(self.manifest.package_id, artifact.name)
             with self._path(artifact).open("rb") as file, explained(self.location.url(key)):
                 # In parts where it is large; boto3 aborts that upload when it fails or is interrupted.
-                self.client.upload_fileobj(file, self.location.bucket, key, Callback=count)
-            # The file may have changed under our hands.
-            if not self.is_there(artifact):
-                raise PackageError(f"{self.location.url(key)} is gone again; push again", code="push.artifact")
+                self.client.upload_fileobj(
+                    file, self.location.bucket, key, ExtraArgs=UPLOAD, Callback=count, Config=TRANSFER
+                )
+            # The file may have changed under our hands, or the object.
+            if not self.is_there(artifact, checksum):
+                raise PackageError(
+                    f"{self.location.url(key)} is not what was uploaded: it or the file was changed meanwhile, or this "
+                    "S3 keeps no SHA-256; push again",
+                    code="push.artifact",
+                )
 
     def publish(self, etag: str | None) -> None:
         """Put the manifest in the place of the one with that ETag, or where there is none."""
