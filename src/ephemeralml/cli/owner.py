@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from ephemeralml.cli.progress import progress_bar
 from ephemeralml.errors import ConfigurationError, ModelError
 from ephemeralml.package import FolderSource, generate_owner_key, load_owner_key, pack, read_model_spec, rewrap
 from ephemeralml.package.model import CONFIG_FILES
@@ -62,10 +61,7 @@ def pack_model(
     owner_key = load_owner_key(key)
     spec = read_model_spec(_configs(folder), precision=precision.value)
     replaced = {} if precision is Precision.FP32 else {_WEIGHTS: _converted(folder / _WEIGHTS, precision.value)}
-    columns = (TextColumn("encrypting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+    with progress_bar("encrypting") as progress:
         manifest = pack(
             folder,
             out,
@@ -75,7 +71,7 @@ def pack_model(
             spec=spec,
             model_id=model_id or folder.resolve().name,
             license=license_,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
             replaced=replaced,
         )
     size = sum(artifact.ciphertext_size for artifact in manifest.artifacts)

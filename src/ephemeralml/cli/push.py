@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from ephemeralml.cli.progress import progress_bar
 
 
 def push(
@@ -25,16 +25,8 @@ def push(
 
     # An interruption like Ctrl-C: what is half uploaded is aborted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        done = upload(
-            package,
-            to,
-            endpoint_url=s3_endpoint,
-            progress=lambda sent, total: bar.update(task, completed=sent, total=total),
-        )
+    with progress_bar("uploading") as progress:
+        done = upload(package, to, endpoint_url=s3_endpoint, progress=progress)
     manifest = done.manifest
     if not done.uploaded and not done.published:
         print(f"{manifest.model_id} version {manifest.version} is at {to} already: nothing was uploaded")
