@@ -221,6 +221,13 @@ def test_verify_judges_and_says_usage_apart(run: Run, policy: Path, tmp_path: Pa
     assert run("verify", bundle, "--policy", tmp_path / "no-policy.json")[0] == 2
 
 
+def test_a_file_name_commands_no_terminal_and_begins_no_line(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("inspect", tmp_path / "\x1b[2J\nephemeralml: done")
+    assert status == 1
+    assert len(err.splitlines()) == 1
+    assert "\x1b" not in err
+
+
 def test_inspect_garbage(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "garbage"
     path.write_bytes(b"\xff" * 100)

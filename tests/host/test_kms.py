@@ -19,6 +19,7 @@ from ephemeralml.host.kms import KmsClient, KmsKeyProvider, KmsKeyRewrapper, Rel
 from ephemeralml.host.kms_calls import KmsCalls
 from ephemeralml.host.kms_keys import KmsKeys
 from ephemeralml.package import KeyRecord
+from ephemeralml.session.kms_errors import refused
 
 HOST = Credential("AKIDHOST", "host-secret", "arn:aws:iam::000000000000:role/host")
 REGION = "us-east-1"
@@ -163,6 +164,13 @@ def test_refuses_wrong_data_keys(answering: Callable[..., str], changes: dict[st
 def test_refusals_of_kms(answering: Callable[..., str], kind: str, code: str) -> None:
     url = answering(json.dumps({"__type": kind, "message": "why"}).encode(), 400)
     assert refusal(lambda: released(url)) == code
+
+
+def test_what_kms_says_commands_no_terminal_and_begins_no_line() -> None:
+    evil = "AccessDeniedException\x1b[2J\nhost: ready"
+    said = str(refused(evil, status=400, request=evil))
+    assert said.isprintable()
+    assert "ready" not in said
 
 
 def test_refusals_of_the_local_kms(kms: KmsServer, key_arn: str, monkeypatch: pytest.MonkeyPatch) -> None:

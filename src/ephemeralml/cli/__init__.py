@@ -53,4 +53,4 @@ def complain(error: EphemeralMLError | OSError) -> None:
         print(f"ephemeralml: {printable(str(error))} [{printable(error.code)}]", file=sys.stderr)
     else:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"ephemeralml: {where}{error.strerror or error}", file=sys.stderr)
+        print(printable(f"ephemeralml: {where}{error.strerror or error}"), file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ephemeralml.cli.image_enclave import enclave
+from ephemeralml.texts import printable
 
 app = typer.Typer(help="Enclave images (EIF): build, measure, describe, compare.", no_args_is_help=True)
 app.command()(enclave)
@@ -125,7 +126,7 @@ def diff(
     for name, sides in differences.items():
         print(_shown(name))
         for path, side in zip((left, right), sides, strict=True):
-            print(f"  {path}: {'missing' if side is None else side}")
+            print(f"  {path}: {'missing' if side is None else printable(side)}")
     if differences:
         raise typer.Exit(1)
     print("equal")
@@ -156,11 +157,11 @@ def _print_description(content: dict[str, Any]) -> None:
     for item in content["sections"]:
         print(f"{item['type']:9}  {item['offset']:12}  {item['size']:12}  {item['sha256']}")
     print(f"\ncmdline    {_shown(content['cmdline'])}")
-    print(f"metadata   {json.dumps(content['metadata'], indent=2)}")
+    print("metadata   " + "\n".join(map(printable, json.dumps(content["metadata"], indent=2).splitlines())))
     if signature is None:
         print("signature  none")
     else:
-        print(f"signature  {'right' if signature['ok'] else 'WRONG: ' + signature['problem']}")
+        print(f"signature  {'right' if signature['ok'] else 'WRONG: ' + printable(signature['problem'])}")
         print(f"  by       {_shown(signature['subject'])}, issued by {_shown(signature['issuer'])}")
         now = "valid" if signature["valid_now"] else "NOT valid: Nitro does not start this image"
         print(f"  valid    {signature['not_before']} to {signature['not_after']}, now {now}")
@@ -169,5 +170,5 @@ def _print_description(content: dict[str, Any]) -> None:
 
 
 def _shown(text: str) -> str:
-    """Text out of an image, which must not command the terminal."""
-    return json.dumps(text)[1:-1]
+    """Text out of an image, which must not command the terminal: as JSON has it, and JSON leaves DEL alone."""
+    return printable(json.dumps(text)[1:-1])

@@ -219,6 +219,23 @@ def test_what_is_no_document_explains_nothing() -> None:
     assert likely_cause(b"no document", "{}") is None
 
 
+def test_a_policy_commands_no_terminal_and_begins_no_line() -> None:
+    evil = "\x1b[2J\nhost: ready\u202e"
+    registers = {"kms:RecipientAttestation:ImageSha384": [evil, evil + "x"], "kms:RecipientAttestation:PCR1": evil}
+    for few in (registers, dict.fromkeys(registers, evil)):
+        statement = {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": "kms:Decrypt",
+            "Resource": "*",
+            "Condition": {"StringEquals": few},
+        }
+        cause = likely_cause(document(ONE), json.dumps({"Statement": [statement]}))
+        assert cause is not None
+        assert "policy has ?[2j?host: ready" in cause
+        assert cause.isprintable()
+
+
 ENCLAVE = document(ONE)
 VALUE = st.sampled_from(["10" * 48, "70" * 48, "*", "", "x" * 400])
 

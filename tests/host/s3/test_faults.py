@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
+from botocore.exceptions import ClientError
 from faulty_s3 import (
     ETAG,
     Ask,
@@ -222,6 +223,14 @@ def test_refusals_of_s3(faulty: FaultyS3, script: Script, kind: str, status: int
     assert refusal(faulty) == code
     # A refusal is not asked for again.
     assert len(weights_asked(faulty)) == 1
+
+
+def test_what_s3_says_commands_no_terminal_and_begins_no_line() -> None:
+    evil = "AccessDenied\x1b[2J\nhost: ready"
+    with pytest.raises(PackageError) as caught, client_module.explained(URL):
+        raise ClientError({"Error": {"Code": evil, "Message": evil}}, "GetObject")
+    assert str(caught.value).isprintable()
+    assert "ready" not in str(caught.value)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xfe\x00", b"<Error><Code>" * 10])

@@ -11,6 +11,7 @@ from ephemeralml.attestation import AttestationDocument
 from ephemeralml.attestation.document import PCR_BYTES, PCR_COUNT
 from ephemeralml.errors import AttestationError, PolicyError
 from ephemeralml.host.key_policy.statements import Statement, read_statements
+from ephemeralml.texts import printable
 
 _WHOLE: Final = 2 * PCR_BYTES
 _SHORT: Final = 16
@@ -66,6 +67,8 @@ def _first_difference(statement: Statement, pcrs: dict[int, str]) -> int:
 
 def _listed(values: list[str]) -> str:
     if len(values) <= 1:
-        return values[0][:_WHOLE] if values else "no value at all"
+        return printable(values[0], _WHOLE) if values else "no value at all"
     more = len(values) - _LISTED
-    return " or ".join(f"{value[:_SHORT]}…" for value in values[:_LISTED]) + (f" ({more} more)" if more > 0 else "")
+    return " or ".join(f"{printable(value, _SHORT)}…" for value in values[:_LISTED]) + (
+        f" ({more} more)" if more > 0 else ""
+    )
