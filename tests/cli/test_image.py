@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,22 +11,8 @@ from eif import APPLICATION, BOOT, CMDLINE_TEXT, KERNEL_BYTES, METADATA, PLAIN, 
 
 from ephemeralml import image
 from ephemeralml.attestation import Policy
-from ephemeralml.cli import main
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ephemeralml", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
+from .conftest import Run
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,30 +11,20 @@ import pytest
 from eif import make_signer
 
 from ephemeralml import image
-from ephemeralml.cli import main
 from ephemeralml.image.kernel import installed_kernel
+
+from .conftest import Run
 
 _RECIPE = Path(__file__).parents[2] / "deploy" / "image"
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(run: Run, tmp_path: Path) -> Run:
+    """`image enclave` with the inputs of a small one."""
     (tmp_path / "bzImage").write_bytes(b"a kernel")
     (tmp_path / "enclave.json").write_text(json.dumps({"model_owner": "ab" * 32}))
-
-    def call(*options: object) -> tuple[int, str, str]:
-        inputs = ("--configuration", tmp_path / "enclave.json", "--kernel", tmp_path / "bzImage")
-        rest = ("--cmdline", "console=ttyS0", "--out", tmp_path / "a.eif")
-        monkeypatch.setattr(sys, "argv", ["ephemeralml", "image", "enclave", *map(str, (*inputs, *rest, *options))])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
+    inputs = ("--configuration", tmp_path / "enclave.json", "--kernel", tmp_path / "bzImage")
+    return partial(run, "image", "enclave", *inputs, "--cmdline", "console=ttyS0", "--out", tmp_path / "a.eif")
 
 
 @pytest.mark.usefixtures("image_cache")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ephemeralml.cli import main
 from ephemeralml.cli.kms import HOST, OWNER
 from ephemeralml.devcloud.kms import Credential, KmsServer
 from ephemeralml.devcloud.kms.policy import default_policy
 from ephemeralml.host.kms_keys import KmsKeys
 
-Run = Callable[..., tuple[int, str, str]]
+from .conftest import Run
 
 CREDENTIALS = [Credential("AKIDOWNER", "owner-secret", OWNER), Credential("AKIDHOST", "host-secret", HOST)]
 ADMIN = "arn:aws:iam::000000000000:role/admin"
@@ -24,7 +23,7 @@ ARN = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-4000-8000-0000000000
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """A command line in this process, by a user with the owner's credentials: (exit status, output, errors)."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS"):
         monkeypatch.delenv(name, raising=False)
@@ -33,15 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", CREDENTIALS[0].access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CREDENTIALS[0].secret_access_key)
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ephemeralml", "kms", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
+    return partial(run, "kms")
 
 
 @pytest.fixture(scope="module")

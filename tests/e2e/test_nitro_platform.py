@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nitro import PATIENCE, Instance, until
+from nitro import PATIENCE, Instance, made_instance, until
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
@@ -127,12 +126,8 @@ Start = Callable[..., Host]
 
 @pytest.fixture
 def instance() -> Iterator[Instance]:
-    # Short, since sockets have their paths here.
-    folder = Path(tempfile.mkdtemp(prefix="eml-"))
-    made = Instance(folder / "i")
-    yield made
-    made.kill()
-    shutil.rmtree(folder)
+    with made_instance() as made:
+        yield made
 
 
 @pytest.fixture

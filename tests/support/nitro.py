@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ BIN = Path(__file__).parent / "bin"
 PCRS = {f"PCR{index}": f"{index + 1:02x}" * 48 for index in range(3)}
 # Far more than anything takes on a slow machine.
 PATIENCE = 120
+
+
+@contextmanager
+def made_instance() -> Iterator[Instance]:
+    """An instance in a folder with a short name, since sockets have their paths there; nothing of it is left."""
+    with tempfile.TemporaryDirectory(prefix="eml-") as folder:
+        made = Instance(Path(folder) / "i")
+        yield made
+        made.kill()
 
 
 class Instance:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.vm
 
 _HAND_OVER = "        reason = reap(start())\n"
 _WITH_PROBE = """        enclave = start()
-        os.posix_spawn(INTERPRETER, [INTERPRETER, FLAGS, "/probe.py"], _ENVIRONMENT, setsid=True)
+        os.posix_spawn(INTERPRETER, [INTERPRETER, FLAGS, "/probe.py"], ENVIRONMENT, setsid=True)
         reason = reap(enclave)
 """
 

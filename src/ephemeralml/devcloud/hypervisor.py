@@ -24,6 +24,7 @@ from ephemeralml.devcloud.measure import ENCLAVE, build_image, measure
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.devcloud.vsock import HybridVsock
+from ephemeralml.enclave import init
 from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.errors import ConfigurationError
 from ephemeralml.session.transport import Address
@@ -33,7 +34,7 @@ _REQUEST_BYTES = 0x1000
 # Less than a launcher waits for us.
 _STOP_SECONDS = 8
 # With one heap for all threads, what loading takes is used again (4 MB).
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = init.ENVIRONMENT | {"PYTHONUNBUFFERED": "1"}
 """All that an enclave's process finds."""
 # VMADDR_CID_HOST, and the parent instance of a Nitro enclave.
 _HOST_CIDS = (2, 3)

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import ephemeralml
+from ephemeralml.enclave import init
 
 _ZERO = bytes(48)
 # The distributions whose code runs inside the enclave's process; the last where it is installed.
@@ -30,7 +31,7 @@ sys.path.append(sys.argv.pop())
 from {program} import main
 raise SystemExit(main())
 """
-ENCLAVE = "ephemeralml.enclave.__main__"
+ENCLAVE = init.MODULE
 BENCHMARK = "ephemeralml.bench.suite.inside"
 """Programs an image may start: the enclave, and the one that measures itself, whose measurements are others."""
 

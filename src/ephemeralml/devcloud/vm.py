@@ -11,7 +11,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,8 +20,8 @@ from ephemeralml.devcloud.eif import Extracted, extract
 from ephemeralml.devcloud.machine import Plan
 from ephemeralml.devcloud.qemu import Qemu
 from ephemeralml.errors import ConfigurationError
-from ephemeralml.host.launch import EnclaveFailedError, RunningEnclave
-from ephemeralml.host.nitro import ENCLAVE_PORT, Lines, WrongEnclaveError
+from ephemeralml.host.launch import EnclaveFailedError, RunningEnclave, wait_or_kill
+from ephemeralml.host.nitro import ENCLAVE_PORT, WrongEnclaveError, show
 from ephemeralml.session.transport import Address
 
 SERVICES_PORT: Final = 5001
@@ -30,8 +29,6 @@ SERVICES_PORT: Final = 5001
 # As nitro-cli has it (ENCLAVE_MEMORY_EIF_SIZE_RATIO).
 _MEMORY_TO_EIF: Final = 4
 _MIB: Final = 1024 * 1024
-_STOP_SECONDS: Final = 10
-_READ_BYTES: Final = 4096
 _USAGE: Final = 2
 
 
@@ -137,7 +134,7 @@ class _Machine:
         self.address = address
         self._process = process
         self._folder = folder
-        self._showing = asyncio.ensure_future(self._show(on_console))
+        self._showing = asyncio.ensure_future(show(process, on_console))
 
     async def wait(self) -> EnclaveFailedError:
         status = await self._process.wait()
@@ -148,23 +145,10 @@ class _Machine:
             passing=status != _USAGE,
         )
 
-    async def _show(self, on_console: Callable[[str], None]) -> None:
-        assert self._process.stdout is not None
-        lines = Lines()
-        while chunk := await self._process.stdout.read(_READ_BYTES):
-            for line in lines.feed(chunk):
-                on_console(line)
-
     async def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await self._process.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        await wait_or_kill(self._process)
         # Its last lines may say why; nobody else holds the other end.
         await self._showing
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -31,7 +31,7 @@ from {MODULE} import main
 raise SystemExit(main())
 """
 # With one heap for all threads, what loading takes is used again (4 MB).
-_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 # The driver of AWS's kernel; one of our own has it built in.
 _NSM_MODULE: Final = "/nsm.ko"
@@ -119,7 +119,7 @@ def beat() -> None:
 def start() -> int:
     """The process of the enclave itself."""
     command = [INTERPRETER, FLAGS, "-c", _PROGRAM, "--configuration", CONFIGURATION, *_PLACES]
-    return os.posix_spawn(INTERPRETER, command, _ENVIRONMENT, setsid=True)
+    return os.posix_spawn(INTERPRETER, command, ENVIRONMENT, setsid=True)
 
 
 def reap(enclave: int) -> str:

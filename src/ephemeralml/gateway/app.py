@@ -28,6 +28,7 @@ from ephemeralml.gateway.question import Dialect, Question
 from ephemeralml.gateway.receipts import Receipts
 from ephemeralml.gateway.tei_api import TEI, info
 from ephemeralml.package.manifest import Manifest
+from ephemeralml.texts import printable
 
 MAX_IN_FLIGHT: Final = 64
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
@@ -180,7 +181,8 @@ class Api:
         return Response(json.dumps(shown), status, media_type=_JSON)
 
     async def _receipt(self, request: Request) -> Response:
-        bundle = self._parts.receipts.get(request.path_params["id"])
+        loop, identifier = asyncio.get_running_loop(), request.path_params["id"]
+        bundle = await loop.run_in_executor(self._looking, self._parts.receipts.get, identifier)
         if bundle is None:
             raise RefusedError("no receipt of this id is kept here", code="receipt.unknown", status=404)
         return Response(bundle.to_bytes(), media_type="application/octet-stream")
@@ -228,7 +230,8 @@ def _is_ours(name: str, names: frozenset[str]) -> bool:
 
 
 def _reason(error: Exception, problem: Problem) -> str:
-    return problem.message if problem.code != "internal" else type(error).__name__
+    # It may quote the enclave, or the host.
+    return printable(problem.message) if problem.code != "internal" else type(error).__name__
 
 
 def _shown(verdict: Verdict) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ephemeralml import strict_json
 from ephemeralml.client import EmbedResult
 from ephemeralml.gateway.problem import Problem, RefusedError
 
@@ -38,7 +39,7 @@ class Dialect(NamedTuple):
 def read_object(body: bytes, known: frozenset[str]) -> dict[str, Any]:
     """The JSON object with fields of these names. Raises `RefusedError`, and quotes nothing but such a name."""
     try:
-        value = json.loads(body)
+        value = strict_json.loads(body)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -46,6 +46,17 @@ class Launcher(Protocol):
         """Start one. Raises `ConfigurationError` or `EnclaveFailedError`; nothing runs then, nor when cancelled."""
 
 
+async def wait_or_kill(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process that was told to end; one that does not in 10 seconds is killed."""
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
 class LocalLauncher:
     """Runs `command` for an address in `folder`: an enclave that listens there for as long as the command lasts."""
 
@@ -85,10 +96,4 @@ class _LocalEnclave:
             return
         with suppress(ProcessLookupError):
             self._process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await self._process.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        await wait_or_kill(self._process)

@@ -179,7 +179,7 @@ class _NitroEnclave:
 
     async def show_console(self, on_console: Callable[[str], None]) -> None:
         self._console = await nitro_cli.console(self._identity)
-        self._showing = asyncio.ensure_future(_show(self._console, on_console))
+        self._showing = asyncio.ensure_future(show(self._console, on_console))
 
     async def stop(self) -> None:
         if not self._ended.is_set():
@@ -204,7 +204,8 @@ async def _terminate(identity: str) -> None:
         _log.warning("enclave %s may be left: %s; the next start terminates it", identity, error)
 
 
-async def _show(console: asyncio.subprocess.Process, on_console: Callable[[str], None]) -> None:
+async def show(console: asyncio.subprocess.Process, on_console: Callable[[str], None]) -> None:
+    """Tell of each line that a process writes on its standard output, until that ends."""
     assert console.stdout is not None
     lines = Lines()
     while chunk := await console.stdout.read(_READ_BYTES):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nitro import Instance
+from nitro import Instance, made_instance
 
 from ephemeralml.bench.results import SUITE, read
 from ephemeralml.devcloud import world as devcloud
@@ -23,12 +21,8 @@ from .conftest import PATIENCE
 
 @pytest.fixture
 def instance() -> Iterator[Instance]:
-    # Short, since sockets have their paths here.
-    folder = Path(tempfile.mkdtemp(prefix="eml-"))
-    made = Instance(folder / "i")
-    yield made
-    made.kill()
-    shutil.rmtree(folder)
+    with made_instance() as made:
+        yield made
 
 
 def test_a_run_on_nitro_without_a_baseline(instance: Instance, tiny_model: Path, tmp_path: Path) -> None:
