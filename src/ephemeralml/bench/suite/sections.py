@@ -42,6 +42,14 @@ def headline(bare: Result | None, enclave: Result) -> list[Block]:
                 "confidential**, and nothing of what a hypervisor and vsock take is in these figures."
             )
         )
+    if enclave["platform"] == "vm":
+        blocks.append(
+            Paragraph(
+                "On vm the enclave is the image that Nitro would start, its own kernel included, in a machine whose "
+                "processor is software: the way through it is real, **times of computing are not** and say nothing of "
+                "Nitro's; it is **not confidential**."
+            )
+        )
     if enclave["quick"]:
         blocks.append(Paragraph("**A quick run: too few samples to quote.**"))
     results = [enclave] if bare is None else [bare, enclave]
@@ -329,7 +337,7 @@ def method(bare: Result | None, enclave: Result) -> list[Block]:
         for reason in enclave["absent"].values()
     }
     said += [f"not measured: {', '.join(names)}: {reason}" for reason, names in absent.items()]
-    if bare is None:
+    if bare is None and "bare metal" not in enclave["absent"]:
         said.append("not measured: bare metal: run with --skip-baseline")
     return [Items(said)]
 
