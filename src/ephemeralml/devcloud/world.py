@@ -39,7 +39,9 @@ def run(*arguments: str, environment: dict[str, str] | None = None, seconds: flo
         raise WorldError(f"{' '.join(arguments[:2])} goes on after {seconds:.0f} s", code="world.silent") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise WorldError(lines[-1].removeprefix("ephemeralml: ") if lines else f"exit status {done.returncode}", code="world.command")
+        raise WorldError(
+            lines[-1].removeprefix("ephemeralml: ") if lines else f"exit status {done.returncode}", code="world.command"
+        )
     return done.stdout
 
 
