@@ -19,7 +19,7 @@ QUOTED = [
     *re.findall(r"\*\*`([^`]*[a-z] [^`]*)`\*\*", TROUBLE),
     *re.findall(r"^\| `([^`]+)` \|", PACKING, re.MULTILINE),
 ]
-LINKED = sorted(set(re.findall(r"errors\.md#([\w.]+)\)", TROUBLE + PACKING)))
+LINKED = sorted(set(re.findall(r"\[`([\w.]+)`\]\(errors\.md#", TROUBLE + PACKING)))
 
 
 def literal(node: ast.AST) -> Iterator[str]:
