@@ -115,7 +115,7 @@ def key_release() -> Drawing:
         "enclave",
         "The enclave checks",
         "the owner's signature by the key in its measured configuration, and that the version is not too low. "
-        "Then it makes an RSA key for this one release, and has a document made that carries it.",
+        "It makes an RSA key for this one release, and has a document made that carries it.",
     )
     page.gap(4)
     page.message(enclave, host, "document, wrapped key")
