@@ -8,17 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
 from frames import read_frame
 
-from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
-from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.errors import AttestationError, BusyError, EphemeralMLError, SessionError, TransportError
-from ephemeralml.inference import Encoder
 from ephemeralml.session.blocking import write_all
 from ephemeralml.session.frames import HEADER, FrameType, decode_header, encode_frame
 from ephemeralml.session.handshake import ClientHandshake, now
@@ -27,20 +24,9 @@ from ephemeralml.session.messages import EmbedRequest, Request
 from ephemeralml.session.records import Sealer
 from ephemeralml.session.transport import Address, connect
 
+from .conftest import Deployment
+
 MIB = 1024 * 1024
-
-
-class Deployment(Protocol):
-    """The fixtures of conftest.py."""
-
-    policy: Policy
-    address: str
-    encoder: Encoder
-    enclave: LocalEnclave
-
-    @property
-    def enclave_rss(self) -> int: ...
-    def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client: ...
 
 
 def dial(deployment: Deployment) -> socket.socket:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,21 +21,10 @@ from ephemeralml.errors import AttestationError, BusyError, RequestError, Transp
 from ephemeralml.inference import Encoder
 from ephemeralml.receipts import verify_bundle
 
+from .conftest import Deployment
+
 TEXTS = ["hello world.", "", "a", "the quick brown fox, again and again!" * 10, "\u00fcml\u00e4ut \U0001f600"]
 InThreads = Callable[[int, Callable[[int], object]], list[BaseException]]
-
-
-class Deployment(Protocol):
-    """The fixtures of conftest.py."""
-
-    policy: Policy
-    address: str
-    encoder: Encoder
-    owner: bytes
-    enclave_rss: int
-
-    def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client: ...
-    def restart(self) -> None: ...
 
 
 def same(result: EmbedResult, encoder: Encoder, texts: list[str]) -> None:
