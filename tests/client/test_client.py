@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frames import read_frame
 from samples import OWNER, PCRS, make_manifest
 from samples import RECEIPT_KEY as KEY
+from threads import in_threads
 
 from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client
@@ -477,6 +478,15 @@ def test_another_enclave_is_no_reason_to_try_again(enclave: Callable[..., tuple[
     assert running.sessions == 2
 
 
+def each_gets_its_own(client: Client, count: int) -> None:
+    """As many threads as answers, each of another shape."""
+
+    def work(number: int) -> None:
+        assert client.embed(["x"] * (number + 1)).vectors.shape == (number + 1, 4)
+
+    assert in_threads(count, work) == []
+
+
 def test_all_that_is_in_flight_at_the_end_is_asked_again_in_one_new_session(
     enclave: Callable[..., tuple[Enclave, Client]],
 ) -> None:
@@ -494,18 +504,8 @@ def test_all_that_is_in_flight_at_the_end_is_asked_again_in_one_new_session(
             session.send(FrameType.CLOSE, Notice("restart", "over").to_bytes())
 
     running, client = enclave(answer)
-    shapes: dict[int, tuple[int, ...]] = {}
-
-    def work(count: int) -> None:
-        shapes[count] = client.embed(["x"] * count).vectors.shape
-
     with client:
-        threads = [threading.Thread(target=work, args=(count,)) for count in range(1, 9)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert shapes == {count: (count, 4) for count in range(1, 9)}
+        each_gets_its_own(client, 8)
         assert client.attestations == running.sessions == 2
         assert len(running.requests) == 8 + 7
 
@@ -791,18 +791,8 @@ def test_answers_in_any_order_find_their_threads(enclave: Callable[..., tuple[En
                 rightly(session, one)
 
     _, client = enclave(answer)
-    shapes: dict[int, tuple[int, ...]] = {}
-
-    def work(count: int) -> None:
-        shapes[count] = client.embed(["x"] * count).vectors.shape
-
     with client:
-        threads = [threading.Thread(target=work, args=(count,)) for count in range(1, 5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert shapes == {count: (count, 4) for count in range(1, 5)}
+        each_gets_its_own(client, 4)
 
 
 def test_an_interrupted_request_does_not_spoil_the_next(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from frames import read_frame
+from threads import in_threads
 
 from ephemeralml.client import Client
 from ephemeralml.errors import AttestationError, BusyError, EphemeralMLError, SessionError, TransportError
@@ -403,22 +404,9 @@ def test_answers_out_of_their_order_on_the_wire_are_refused(between: Any) -> Non
         return [frame, *held] if side == "down" and number == 3 else [frame]
 
     client, _ = between(change)
-    raised: list[EphemeralMLError] = []
-
-    def work(text: str) -> None:
-        try:
-            client.embed([text])
-        except EphemeralMLError as error:
-            raised.append(error)
-
     with client:
-        threads = [threading.Thread(target=work, args=(text,)) for text in ("a", "b")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(raised) == 2
-    assert all(error.code == "record.authentication" for error in raised)
+        raised = in_threads(2, lambda number: client.embed([str(number)]))
+    assert [getattr(error, "code", error) for error in raised] == ["record.authentication"] * 2
 
 
 def test_evidence_of_another_session_is_refused(between: Any, deployed: Deployment) -> None:

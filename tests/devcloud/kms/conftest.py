@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -57,6 +59,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: DevelopmentRoot) -> I
 @pytest.fixture(scope="session")
 def session() -> boto3.session.Session:
     return boto3.session.Session()
+
+
+@contextmanager
+def refused(kind: str) -> Iterator[None]:
+    with pytest.raises(ClientError) as caught:
+        yield
+    error = caught.value.response["Error"]
+    assert error["Code"] == kind, error
 
 
 @pytest.fixture
