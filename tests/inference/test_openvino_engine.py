@@ -130,20 +130,13 @@ def test_only_shapes_of_the_grid_are_seen(bf16: Encoder, monkeypatch: pytest.Mon
     assert seen <= engine.grid.shapes
 
 
+@pytest.mark.parametrize("model", ["tiny_model", "minilm"])
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_every_shape_has_the_whole_weights(tiny_model: Path, precision: str, arithmetic: str) -> None:
-    engine = build(read(tiny_model, precision), precision, arithmetic=arithmetic)._engine
-    assert isinstance(engine, OpenVinoEngine)
-    reference = engine._probe((1, 16))
-    for shape in sorted(engine.grid.shapes):
-        assert np.linalg.norm(engine._probe(shape) - reference) <= 0.02 * np.linalg.norm(reference)
-
-
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_every_shape_has_minilm_s_whole_weights(minilm: Path, precision: str, arithmetic: str) -> None:
-    engine = build(read(minilm, precision), precision, arithmetic=arithmetic)._engine
+def test_every_shape_has_the_whole_weights(
+    request: pytest.FixtureRequest, model: str, precision: str, arithmetic: str
+) -> None:
+    engine = build(read(request.getfixturevalue(model), precision), precision, arithmetic=arithmetic)._engine
     assert isinstance(engine, OpenVinoEngine)
     reference = engine._probe((1, 16))
     for shape in sorted(engine.grid.shapes):

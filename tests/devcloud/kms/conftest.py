@@ -8,8 +8,8 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
+from connecting import connecting
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -72,23 +72,8 @@ def refused(kind: str) -> Iterator[None]:
 @pytest.fixture
 def connect(server: KmsServer, session: boto3.session.Session) -> Iterator[Callable[..., Any]]:
     """Makes boto3 clients, unchanged but for one attempt a call."""
-    clients = []
-
-    def make(credential: Credential, *, secret: str | None = None, url: str | None = None) -> Any:
-        client = session.client(
-            "kms",
-            endpoint_url=url or server.url,
-            region_name="us-east-1",
-            aws_access_key_id=credential.access_key_id,
-            aws_secret_access_key=secret or credential.secret_access_key,
-            config=Config(retries={"total_max_attempts": 1}),
-        )
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.close()
+    with connecting(session, "kms", server.url) as make:
+        yield make
 
 
 @pytest.fixture
