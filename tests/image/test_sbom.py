@@ -15,8 +15,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from ephemeralml.image import debian, wheels
-from ephemeralml.image.enclave import Recipe, enclave_sources
+from ephemeralml.image.enclave import Recipe
 from ephemeralml.image.sbom import kernel_release, sbom
+from ephemeralml.image.sources import enclave_sources
 
 ROOT = Path(__file__).parents[2]
 _PCRS = {"PCR0": "00" * 48, "PCR1": "11" * 48, "PCR2": "22" * 48}

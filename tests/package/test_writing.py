@@ -32,7 +32,8 @@ def test_out_exists(run: Run, out: Path, keys: RandomKeys, new_key: NewKey, exis
         out.symlink_to("nowhere")
     with refusal(out, PackageError, "package.exists"):
         run()
-    assert keys.contexts == new_key.asked == []
+    assert not keys.contexts
+    assert not new_key.asked
 
 
 def test_no_folder_to_write_to(run: Run, out: Path) -> None:
