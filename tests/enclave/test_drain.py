@@ -58,12 +58,12 @@ class Running:
 
     def in_work(self, count: int) -> None:
         """Waits until so many requests are."""
-        await_(lambda: sum(len(connection._asked) for connection in self.connections) == count)
+        await_(lambda: sum(one._requests.in_work for one in self.connections if one._requests is not None) == count)
 
     def drain(self) -> None:
         """Tells it to stop, and waits until every session was told."""
         self.loop.call_soon_threadsafe(self.server.drain)
-        await_(lambda: all(one.ending or one._answered is not None for one in self.connections))
+        await_(lambda: all(one.ending or one._draining for one in self.connections))
 
     def ended(self) -> None:
         self._thread.join(PATIENCE)

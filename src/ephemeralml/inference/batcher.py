@@ -31,6 +31,8 @@ _SECONDS_PER_TOKEN: Final = 50e-6
 """Of engine time, about: what tokenizing takes is charged like so many tokens, since a text may be long to tokenize and
 give next to none."""
 _LEAST_CREDIT: Final = 64
+_MOST_DEBT: Final = 4096
+"""About what the dearest text costs: what takes longer still is the machine's doing, not the session's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Embedded:
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """What one session has waiting."""
+    """What one session has waiting; below zero, `credit` is what it was served before its turn."""
 
     jobs: deque[_Job] = field(default_factory=deque)
     texts: int = 0
@@ -83,6 +85,7 @@ class Batcher:
     Rounds are filled up to a token budget by deficit round robin (Shreedhar and Varghese 1995): at its turn each
     session gets the same credit, and takes texts, of each of its requests in turn, until what they cost has used it up.
     Neither a request of thousands, nor a session of many requests, nor texts that are dear delay another session much.
+    One that sends them one by one pays all the same: a session in debt keeps its place while others wait.
     Within a round the shortest texts run first, and an idle engine never waits. Queue limits: `max_texts` and
     `max_characters` waiting in all, and a `SESSION_SHARE`th of each for one session.
     """
@@ -160,7 +163,10 @@ class Batcher:
 
     def _wait(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._sessions or self._closed)
+            if not self._waiting.texts:
+                # Nobody had to wait for what the others were served.
+                self._sessions.clear()
+            self._changed.wait_for(lambda: self._waiting.texts or self._closed)
             return not self._closed
 
     def _take_round(self) -> tuple[list[_Text], list[list[int]]]:
@@ -182,13 +188,13 @@ class Batcher:
                 ids.append(tokens)
                 job.tokens += len(tokens)
             cost = len(tokens) + int((time.perf_counter() - start) / _SECONDS_PER_TOKEN)
-            job.queue.credit -= cost
+            self._charge(job, cost)
             budget -= cost
         return taken, ids
 
     def _next_text(self) -> _Text | None:
         with self._changed:
-            if not self._sessions:
+            if not self._waiting.texts:
                 return None
             queue = self._whose_turn()
             queue.jobs.rotate(-1)
@@ -196,8 +202,6 @@ class Batcher:
             position = job.taken
             job.taken += 1
             self._forget(queue, job.texts[position : job.taken])
-            if job.taken == len(job.texts):
-                self._remove(job, queue)
             return job, position
 
     def _whose_turn(self) -> _Queue:
@@ -208,6 +212,14 @@ class Batcher:
                 return queue
             queue.credit += max(_LEAST_CREDIT, self._encoder.tokens_per_run // len(self._sessions))
             self._sessions.move_to_end(session)
+            self._let_go(session, queue)
+
+    def _charge(self, job: _Job, cost: int) -> None:
+        """Let the session pay for a text, and take a request out of the queue with its last one."""
+        with self._changed:
+            job.queue.credit = max(job.queue.credit - cost, -_MOST_DEBT)
+            if job.taken == len(job.texts) and job in job.queue.jobs:
+                self._remove(job)
 
     def _drop(self, job: _Job | None) -> None:
         """Take what still waits of a request out of the queue: it was cancelled, or failed. Called in any thread."""
@@ -221,12 +233,16 @@ class Batcher:
             if (waiting := job.texts[job.taken :]) and job in job.queue.jobs:
                 job.taken = len(job.texts)
                 self._forget(job.queue, waiting)
-                self._remove(job, job.queue)
+                self._remove(job)
 
-    def _remove(self, job: _Job, queue: _Queue) -> None:
-        queue.jobs.remove(job)
-        if not queue.jobs:
-            del self._sessions[job.session]
+    def _remove(self, job: _Job) -> None:
+        job.queue.jobs.remove(job)
+        self._let_go(job.session, job.queue)
+
+    def _let_go(self, session: Hashable, queue: _Queue) -> None:
+        """Forget a session that waits for nothing and owes nothing."""
+        if not queue.jobs and queue.credit >= 0:
+            del self._sessions[session]
 
     def _forget(self, queue: _Queue, texts: Sequence[str]) -> None:
         characters = sum(map(len, texts))
