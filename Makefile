@@ -14,7 +14,7 @@ BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
 DOCS_PIP := $(DOCS)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-aws-local image test test-slow test-vm test-integrations lint coverage bench bench-full bench-speed docs docs-serve lock clean
+.PHONY: help venv demo demo-aws-local image test test-slow test-vm test-integrations lint coverage bench bench-full bench-speed reference docs docs-serve lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -98,6 +98,9 @@ bench: $(BENCH)/run ## The six metrics, bare metal and enclave, and a report: a 
 
 bench-full: $(BENCH)/run ## The same with samples enough to quote
 	@scripts/run_benchmark.sh $(BENCH_ARGS)
+
+reference: $(VENV)/dev ## Write docs/reference from the code
+	@$(BIN)/python scripts/write_reference.py
 
 $(DOCS)/run: requirements/docs.txt
 	@echo "installing the site's generator (120 MB) …"
