@@ -83,7 +83,7 @@ def _python() -> Iterator[str]:
         yield from _described(name, public[name])
     yield "## Errors"
     for name, error in sorted(errors.items(), key=lambda item: len(item[1].__mro__)):
-        base = error.__base__.__name__
+        base = error.__mro__[1].__name__
         yield f"### {name}"
         yield f"A `{base}`. {inspect.getdoc(error)}" if base in errors else str(inspect.getdoc(error))
     yield f"## image\n\n{inspect.getdoc(image)}"

@@ -45,13 +45,40 @@ def blocks(page: Path) -> Iterator[Block]:
         )
 
 
+def all_tables(page: Path) -> Iterator[tuple[list[str], list[tuple[str, ...]]]]:
+    """Every table of a page: the names of its columns, and its rows."""
+    lines = [line.strip() for line in page.read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines[1:]):
+        if line.startswith("|") and not line.strip("|-: "):
+            rows = takewhile(lambda line: line.startswith("|"), lines[number + 2 :])
+            yield list(_cells(lines[number])), [_cells(row) for row in rows]
+
+
+def _cells(line: str) -> tuple[str, ...]:
+    return tuple(cell.strip() for cell in line.strip("|").split("|"))
+
+
+def tables(page: str, *head: str) -> list[list[tuple[str, ...]]]:
+    """The rows of each table of `page` whose columns are named `head`; one there must be."""
+    found = [rows for names, rows in all_tables(ROOT / page) if names == list(head)]
+    assert found, f"{page} has no table with the columns {head}"
+    return found
+
+
 def table(page: str, *head: str) -> list[tuple[str, ...]]:
-    """The rows of the one table of `page` whose columns are named `head`."""
-    lines = [line.strip() for line in (ROOT / page).read_text(encoding="utf-8").splitlines()]
-    heads = [number for number, line in enumerate(lines) if line == f"| {' | '.join(head)} |"]
-    assert len(heads) == 1, f"{page} has {len(heads)} tables with the columns {head}"
-    rows = takewhile(lambda line: line.startswith("|"), lines[heads[0] + 2 :])
-    return [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows]
+    """The rows of the only such table."""
+    (rows,) = tables(page, *head)
+    return rows
+
+
+def names(rows: list[tuple[str, ...]]) -> list[str]:
+    """What the first column has in backticks."""
+    return [name for row in rows for name in code(row[0])]
+
+
+def numbers(cell: str) -> list[float]:
+    """The numbers of a cell: ``1,024`` is one."""
+    return [float(number.replace(",", "")) for number in re.findall(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?", cell)]
 
 
 def code(cell: str) -> list[str]:
