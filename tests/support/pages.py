@@ -13,19 +13,30 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-_BLOCK = re.compile(r"(?:^ *<!-- not run here: (.+?) -->\n\s*)?^( *)```(\S*)\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"(?:^ *<!-- ([^\n]+) -->\n\s*)?^( *)```(\S*)\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
+_NOT_RUN = "not run here: "
 _CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One fenced block; `why_not` is what the comment before it says, where it cannot run here."""
+    """One fenced block, and what a comment right before it says of it."""
 
     page: Path
     line: int
     language: str
     text: str
-    why_not: str | None
+    comment: str
+
+    @property
+    def why_not(self) -> str:
+        """Why it cannot run here, if the page says that."""
+        return self.comment.removeprefix(_NOT_RUN) if self.comment.startswith(_NOT_RUN) else ""
+
+    @property
+    def anew(self) -> bool:
+        """Whether the reader begins here with nothing but a model, on a machine where nothing runs."""
+        return self.comment == "on a machine of its own"
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -35,13 +46,13 @@ def blocks(page: Path) -> Iterator[Block]:
     """Every fenced block of a page, in order."""
     content = page.read_text(encoding="utf-8")
     for found in _BLOCK.finditer(content):
-        why_not, indent, language, text = found.groups()
+        comment, indent, language, text = found.groups()
         yield Block(
             page=page,
             line=content.count("\n", 0, found.start(3)) + 1,
             language=language,
             text=re.sub(f"^{indent}", "", text, flags=re.MULTILINE),
-            why_not=why_not,
+            comment=comment or "",
         )
 
 
