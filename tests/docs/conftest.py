@@ -150,7 +150,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many blocks run, and why the others do not."""
-    if not any("test_blocks" in report.nodeid for report in terminalreporter.getreports("passed")):
+    if not any("test_blocks.py::" in report.nodeid for report in terminalreporter.getreports("passed")):
         return
     every = [block for page in PAGES for block in blocks(page)]
     unrun = Counter(block.why_not for block in every if block.why_not)

@@ -8,12 +8,12 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from command_lines import defaults, parse
+import yaml  # type: ignore[import-untyped]
+from command_lines import commands, defaults, parse
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from eif import make_signer
@@ -57,20 +57,6 @@ def test_every_command_of_a_block_exists_with_its_options(block: Block) -> None:
                 assert {word for word in targets if "=" not in word} <= TARGETS
         for word in words:
             assert not word.startswith(("deploy/", "examples/", "scripts/")) or (ROOT / word).exists()
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a script, word by word, without what they are given in the environment."""
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(re.sub(r"\bsudo (-u \w+ )?", "", line), posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, ";"]:
-            if set(word) <= set(";&|()<>"):
-                yield words
-                words = []
-            elif words or not re.match(r"[A-Z_]+=", word):
-                words.append(word)
 
 
 @those(lambda block: block.language in {"json", "toml", "yaml"})

@@ -1,7 +1,10 @@
-"""The product's own command line, parsed and not run."""
+"""Command lines taken apart: a script's, and the product's own, which its own parser reads without running it."""
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Iterator
 from typing import Any, Final
 
 import typer
@@ -9,6 +12,20 @@ import typer
 from ephemeralml.cli.commands import make_app
 
 ROOT: Final[Any] = typer.main.get_command(make_app([]))
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The simple commands of a script, word by word, without what they are given in the environment."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(re.sub(r"\bsudo (-u \w+ )?", "", line), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set(";&|()<>"):
+                yield words
+                words = []
+            elif words or not re.match(r"[A-Z_]+=", word):
+                words.append(word)
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:

@@ -118,7 +118,7 @@ class Reader:
         block.write_text(text)
         process.stdin.write(f"{block}\n")
         process.stdin.flush()
-        said = []
+        said: list[str] = []
         watch = Timer(_PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
         watch.start()
         for line in process.stdout:
