@@ -126,6 +126,7 @@ class Reader:
                 watch.cancel()
                 return "".join(said)
             said.append(line)
+        process.wait()
         watch.cancel()
         pytest.fail(f"the block failed:\n{text}\n{''.join(said)}")
 
