@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -91,8 +90,12 @@ def filled(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_options_that_prose_names_exist(page: Path) -> None:
-    for command in re.findall(r"`(ephemeralml [^`]+)`", PROSE[page]):
-        words = shlex.split(command)[1:]
-        known = defaults(*words)
-        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known.keys(), command
+def test_the_options_that_a_page_names_exist(page: Path) -> None:
+    shown = re.findall(r"`(ephemeralml [^`]+)`", PROSE[page])
+    for block in blocks(page):
+        if block.language == "text":
+            # Without what is said of another command at a line's end.
+            shown += re.findall(r"^ephemeralml .+(?:\n  .+)*", re.sub("`.*?`", "", block.text), re.MULTILINE)
+    for command in shown:
+        named = set(re.findall(r"(?<!\S)\[?(--[a-z][a-z0-9-]*)", command))
+        assert named <= defaults(*command.split()[1:]).keys(), command
