@@ -140,7 +140,7 @@ def _furnish(folder: Path) -> None:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Desk]:
     with ExitStack() as stack:
         reading = Desk(tmp_path_factory.mktemp("docs"), tiny_model, stack)

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES: Final = [
+    *(ROOT / "README.md", ROOT / "SECURITY.md"),
+    *sorted(path for folder in ("deploy", "docs") for path in (ROOT / folder).rglob("*.md")),
+]
 
 _BLOCK = re.compile(r"(?:^ *<!-- ([^\n]+) -->\n\s*)?^( *)```(\S*)\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = "not run here: "
