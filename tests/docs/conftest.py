@@ -37,6 +37,33 @@ AWS_PROFILE=host ephemeralml host run package --configuration enclave.json --roo
 ephemeralml policy create --measurements measurements.json --root dev-root/root.der --out policy.json
 ephemeralml embed "a text" --policy policy.json --receipt proof.aer
 echo "$KEY" > key
+ephemeralml kms create-key --measurements measurements.json > new-key
+"""
+# What docs/rotate.md asks of both keys' policies before a package moves from one to the other.
+_LET_MOVE = """
+import json
+from pathlib import Path
+
+import boto3
+
+from ephemeralml.package import FolderSource, Manifest
+
+package = Manifest.verify(FolderSource("package").manifest(), owner=None).package_id.hex()
+kms = boto3.client("kms")
+for name, action in (("key", "kms:ReEncryptFrom"), ("new-key", "kms:ReEncryptTo")):
+    key = Path(name).read_text().strip()
+    policy = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
+    for statement in policy["Statement"]:
+        if statement["Effect"] == "Deny":
+            statement["Action"] = "kms:Decrypt"
+        if statement["Sid"] == "MakeDataKeys":
+            owner = statement["Principal"]
+    condition = {"StringEquals": {"kms:EncryptionContext:ephemeralml:package": package}}
+    policy["Statement"].append(
+        {"Effect": "Allow", "Principal": owner, "Action": action, "Resource": "*", "Condition": condition}
+    )
+    kms.put_key_policy(KeyId=key, Policy=json.dumps(policy))
+kms.close()
 """
 
 
@@ -60,6 +87,7 @@ class Desk:
         host = Reader(self._machine, self._home, self._aws)
         stack.callback(host.close)
         host.bash(_HOME)
+        host.python(_LET_MOVE)
         _furnish(self._home)
 
     def run(self, block: Block) -> str:
@@ -86,6 +114,7 @@ class Desk:
             "EPHEMERALML_POLICY": "policy.json",
             "KEY": (folder / "key").read_text().strip(),
             "MODEL": "MODEL",
+            "NEW_KEY": (folder / "new-key").read_text().strip(),
             "MODEL_DIGEST": manifest.digest.hex(),
         }
         self._sit(Reader(self._machine, folder, environment))
