@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
-from ephemeralml.devcloud.world import Process, World, WorldError, run
+from ephemeralml.devcloud.world import Process, World, run
 from ephemeralml.image import Metadata, SectionKind, build, read
 from ephemeralml.image.kernel import Kernel
 from ephemeralml.image.layout import SECTION_HEADER_BYTES
@@ -134,15 +133,8 @@ class VmWorld:
 
 
 def ready(host: Process) -> str:
-    """Wait until the enclave serves; where clients connect."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            return str(host.event("ready")["relay"])
-        except WorldError as error:
-            # A machine of software is slow; a dead one has said so.
-            if error.code != "world.silent" or time.monotonic() > deadline:
-                raise
+    """Wait until the enclave serves; where clients connect. A machine of software is slow."""
+    return str(host.event("ready", seconds=SECONDS)["relay"])
 
 
 def machine_of(host: Process) -> int:

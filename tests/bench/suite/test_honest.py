@@ -196,9 +196,11 @@ def test_vectors_that_differ_are_refused(difference: float) -> None:
 
 
 def test_places_that_differ_in_more_than_the_place_are_refused() -> None:
-    place = {"threads": 2, "precision": "fp32", "python": "3.11", "libraries": {"numpy": "2"}}
+    place = {"threads": 2, "precision": "fp32", "python": "3.11.2", "libraries": {"numpy": "2", "openvino": None}}
     check_same(place, dict(place))
-    for name, other in {"threads": 4, "precision": "int8", "python": "3.12", "libraries": {}}.items():
+    # Debian's Python of the image, and a library that no image has.
+    check_same(place, place | {"python": "3.11.7", "libraries": {"numpy": "2", "openvino": "1"}})
+    for name, other in {"threads": 4, "precision": "int8", "python": "3.12.2", "libraries": {}}.items():
         with pytest.raises(BenchError, match=name):
             check_same(place, place | {name: other})
 
