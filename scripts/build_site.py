@@ -53,7 +53,7 @@ def gather(root: Path, settings: dict[str, Any]) -> tuple[set[Path], list[str]]:
         if file in files:
             continue
         files.add(file)
-        for target in links((root / file).read_text(encoding="utf-8")) if file.suffix == ".md" else ():
+        for target in sorted(links((root / file).read_text(encoding="utf-8"))) if file.suffix == ".md" else ():
             linked = (root / file.parent / target).resolve()
             if linked.is_file() and linked.is_relative_to(root):
                 todo.append(linked.relative_to(root))
@@ -62,12 +62,10 @@ def gather(root: Path, settings: dict[str, Any]) -> tuple[set[Path], list[str]]:
     return files, problems
 
 
-def links(markdown: str) -> Iterator[str]:
-    """The relative paths that a page links to, each without its anchor."""
-    for found in _LINK.finditer(_CODE.sub("", markdown)):
-        path = (found[1] or found[2]).partition("#")[0]
-        if path and not re.match(r"[a-z]+:", path):
-            yield path
+def links(markdown: str) -> set[str]:
+    """The relative paths that a page links to, without their anchors."""
+    paths = {(found[1] or found[2]).partition("#")[0] for found in _LINK.finditer(_CODE.sub("", markdown))}
+    return {path for path in paths if path and not re.match(r"[a-z]+:", path)}
 
 
 def _leaves(nav: Any) -> Iterator[str]:
