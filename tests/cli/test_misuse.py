@@ -74,7 +74,7 @@ def test_rewrap_takes_one_form_of_digest(run: Run, tmp_path: Path, digest: str) 
     command = ("rewrap", tmp_path / "package", tmp_path / "out", "--key", key, "--kms-key", ARN)
     status, _, error = run(*command, "--from", digest)
     assert status == 2
-    assert error.endswith("[package.digest]\n")
+    assert error.endswith("[package.digest] docs/errors.md#package\n")
     status, _, error = run(*command)
     assert status == 2
     assert "--from" in error

@@ -1,7 +1,7 @@
 """Every code that an error of this package can have, read from its source: constants, and what they are made from.
 
-A code is a keyword ``code=`` of a call. Where that is no constant it is followed back: through f-strings, constants of the
-module, dictionaries, local names, and parameters to each call of their function. What it cannot follow it says.
+A code is a keyword ``code=`` of a call. Where that is no constant it is followed back: through f-strings, constants of
+the module, dictionaries, local names, and parameters to each call of their function. What it cannot follow it says.
 """
 
 from __future__ import annotations
@@ -236,7 +236,9 @@ def _parameters(function: Function) -> list[str]:
 
 def _constant(name: str, module: Module) -> ast.expr | None:
     for node in module.tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if isinstance(node, ast.Assign | ast.AnnAssign) and any(_name(target) == name for target in targets):
             return node.value
     return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ephemeralml.cli.model import find_model
+from ephemeralml.cli.output import AsJson, print_json
 
 app = typer.Typer(help="How fast it is here, beside other engines.", no_args_is_help=True)
 
@@ -26,6 +27,7 @@ def speed(
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
     soak: Annotated[float | None, typer.Option(min=0.1, help="Add so many minutes of mixed load (case i).")] = None,
     only: Annotated[str | None, typer.Option(help="These cases alone, letters separated by commas.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure latency, throughput, scaling, memory and start, on two threads, beside other engines where installed.
 
@@ -45,6 +47,9 @@ def speed(
         soak_minutes=soak,
         say=lambda line: print(f"bench: {line}", file=sys.stderr, flush=True),
     )
+    if as_json:
+        print_json(result)
+        return
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
@@ -90,6 +95,7 @@ def run_suite(
     connect: Annotated[str, typer.Option(help="vm, nitro: where the enclave listens.")] = "vsock://16:5000",
     memory: Annotated[int, typer.Option(min=64, help="vm, nitro: memory of the enclave, MiB.")] = 1024,
     host_option: Annotated[list[str] | None, typer.Option(help="vm, nitro: one more word for host run.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the six metrics and what goes with them, on bare metal and in an enclave.
 
@@ -129,8 +135,7 @@ def run_suite(
             effort=effort,
             say=say,
         )
-    for path in paths:
-        print(path)
+    _print_paths(paths, as_json=as_json)
 
 
 @app.command()
@@ -145,7 +150,7 @@ def gateway(
     from ephemeralml.bench.gateway import compare  # noqa: PLC0415
 
     figures = compare(find_model(model), say=lambda line: print(f"bench: {line}", file=sys.stderr, flush=True))
-    print(json.dumps(figures, indent=2))
+    print_json(figures)
 
 
 @app.command()
@@ -157,6 +162,7 @@ def report(
     picture: Annotated[
         str | None, typer.Option(help="Of a speed result: the PNG's path as the reader finds it.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Turn results into a page: Markdown, HTML by itself, pictures. A result of `bench speed` is printed.
 
@@ -169,12 +175,13 @@ def report(
     from ephemeralml.bench.suite.report import write_report  # noqa: PLC0415
 
     if kind_of(results[0]) == SCHEMA:
+        if as_json:
+            raise typer.BadParameter("--json names the files of a page, and this is printed: the result is JSON itself")
         print(words.markdown(read(results[0], SCHEMA), picture=picture), end="")
         return
     if output is None:
         raise typer.BadParameter("--output says where the page goes")
-    for path in write_report(results, output, prices=prices):
-        print(path)
+    _print_paths(write_report(results, output, prices=prices), as_json=as_json)
 
 
 @app.command()
@@ -183,6 +190,7 @@ def peers(
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("bench-results"),
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Other libraries beside ours in one run: one short text, and 128 mixed ones in one call.
 
@@ -190,7 +198,15 @@ def peers(
 
     Example: ephemeralml bench peers --quick
     """
-    speed(model=model, out=output_dir, quick=quick, soak=None, only="a,c")
+    speed(model=model, out=output_dir, quick=quick, soak=None, only="a,c", as_json=as_json)
+
+
+def _print_paths(paths: Iterable[Path], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"files": [str(path) for path in paths]})
+        return
+    for path in paths:
+        print(path)
 
 
 def _show(console: Console, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

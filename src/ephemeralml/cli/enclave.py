@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ephemeralml.cli.output import print_json
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.session.transport import Address
@@ -33,7 +33,7 @@ def measure(
 
     image = measuring.build_image(program=measuring.BENCHMARK if bench else measuring.ENCLAVE)
     pcrs = measuring.measure(Configuration.load(configuration).to_bytes(), image=image)
-    print(json.dumps({f"PCR{index}": value.hex() for index, value in pcrs.items()}, indent=2))
+    print_json({f"PCR{index}": value.hex() for index, value in pcrs.items()})
 
 
 @app.command()

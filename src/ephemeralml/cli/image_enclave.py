@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ephemeralml.cli.output import AsJson, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +34,7 @@ def enclave(
     bench: Annotated[bool, typer.Option("--bench", help="One that measures itself and serves nobody.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write what is inside, each file with its hash: JSON.")] = None,
     sbom: Annotated[Path | None, typer.Option(help="Write a bill of materials: CycloneDX 1.6, JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build the enclave's image: anyone with the same recipe, configuration and sources gets the same registers.
 
@@ -87,6 +91,11 @@ def enclave(
             write_whole(report, _json(contents.report(built.base, built.application, pcrs=built.pcrs, size=size)))
         ramdisks = {"base": built.base, "application": built.application, "total": (*built.base, *built.application)}
         counted = {name: contents.Contents.of(entries) for name, entries in ramdisks.items()}
+    if as_json:
+        ramdisks_of = {name: asdict(row) for name, row in counted.items()}
+        about = {"image": str(out), "bytes": out.stat().st_size, "kernel": str(used.bzimage), "pcrs": built.pcrs}
+        print_json({**about, "ramdisks": ramdisks_of})
+        return
     _print_contents(counted)
     print(f"\nkernel  {used.bzimage}")
     print(f"wrote {out}: {out.stat().st_size:,} bytes")

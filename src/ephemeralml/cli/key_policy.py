@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.cli.policy import read_measurements
 from ephemeralml.texts import printable
 
@@ -59,7 +59,7 @@ def check(
         list[str] | None, typer.Option(help="ARN of a host's role; nobody else may decrypt. May be given again.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Name every hole in a key's policy; exit status 0 only when there is none.
 
@@ -82,9 +82,9 @@ def check(
         keys = KmsKeys(region=key_region(key_arn), endpoint_url=endpoint)
         found = check_key(keys, key_arn, measurements=releases, roles=roles)
     holes, notes = [item for item in found if item.hole], [item for item in found if not item.hole]
-    if json_output:
-        report = {"ok": not holes, "holes": [asdict(item) for item in holes], "notes": [asdict(item) for item in notes]}
-        print(json.dumps(report, indent=2))
+    if as_json:
+        listed = {"holes": [asdict(item) for item in holes], "notes": [asdict(item) for item in notes]}
+        print_json({"ok": not holes, **listed})
     else:
         for label, items in (("HOLE", holes), ("note", notes)):
             for item in items:
