@@ -26,9 +26,10 @@ def main() -> None:
     # Usage errors, --help and exit statuses are typer's to end with; what remains is ours.
     try:
         # Half a second of imports, in which a Ctrl-C is to be as quiet as later.
-        from ephemeralml.cli.commands import make_app  # noqa: PLC0415
+        from ephemeralml.cli.commands import completed_words, make_app  # noqa: PLC0415
 
-        make_app(sys.argv[1:])()
+        # The name is the same however Python was started: shells complete it, and help shows it.
+        make_app(completed_words() or sys.argv[1:])(prog_name="ephemeralml")
         status = 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
