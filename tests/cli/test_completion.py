@@ -29,8 +29,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def _script(shell: str, environment: dict[str, str]) -> str:
-    command = ["ephemeralml", "--show-completion", shell]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    """What `--show-completion` prints, in that shell."""
+    asking = environment | {"_EPHEMERALML_COMPLETE": f"source_{shell}"}
+    return subprocess.run(["ephemeralml"], env=asking, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture
@@ -92,8 +93,7 @@ def test_a_bash_at_a_terminal_completes_commands_choices_and_files(tmp_path: Pat
 @pytest.mark.parametrize(("shell", "check"), [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")])
 def test_a_shell_reads_its_script(tmp_path: Path, environment: dict[str, str], shell: str, check: str) -> None:
     script = _script(shell, environment)
-    assert "ephemeralml" in script
-    assert "_EPHEMERALML_COMPLETE" in script
+    assert f"_EPHEMERALML_COMPLETE=complete_{shell}" in script
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed: its completion script is made, and not read")
     (tmp_path / "script").write_text(script)

@@ -25,11 +25,15 @@ def speed(
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the result and its picture.")] = Path("bench-results"),
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
-    soak: Annotated[float | None, typer.Option(min=0.1, help="Add so many minutes of mixed load (case i).")] = None,
-    only: Annotated[str | None, typer.Option(help="These cases alone, letters separated by commas.")] = None,
+    soak: Annotated[
+        float | None, typer.Option(min=0.1, help="Minutes of mixed load to add (case i); default: none.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="These cases alone, letters separated by commas; default: all.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure latency, throughput, scaling, memory and start, on two threads, beside other engines where installed.
+    """Measure speed, memory and start beside other engines. On two threads; engines not installed are left out.
 
     Cases: a one text, b the same sealed, c 128 mixed texts, d 16 clients, e cost per token, f arithmetic, g memory,
     h cold start, j from S3; i is the soak.
@@ -80,7 +84,9 @@ def run_suite(
     platform: Annotated[Platform, typer.Option(help="What runs the enclave.")] = Platform.LOCAL,
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench-results"),
-    iterations: Annotated[int | None, typer.Option(min=5, max=100_000, help="Timed calls; 100, or 20.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=5, max=100_000, help="Timed calls; default: 100, with --quick 20.")
+    ] = None,
     warmup: Annotated[int, typer.Option(min=0, max=1000, help="Discarded calls before them.")] = 3,
     skip_baseline: Annotated[bool, typer.Option("--skip-baseline", help="The enclave alone.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
@@ -97,7 +103,7 @@ def run_suite(
     host_option: Annotated[list[str] | None, typer.Option(help="vm, nitro: one more word for host run.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the six metrics and what goes with them, on bare metal and in an enclave.
+    """Measure the six metrics on bare metal and in an enclave.
 
     Writes baseline_results.json and enclave_results.json, and their raw samples. On local it makes all it needs.
 
@@ -143,7 +149,7 @@ def gateway(
     *,
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
 ) -> None:
-    """Measure the gateway beside `Client`, on the same enclave, and print the figures as JSON.
+    """Measure the gateway beside `Client`, as JSON. Both ask the same enclave.
 
     Example: ephemeralml bench gateway
     """
@@ -164,7 +170,7 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn results into a page: Markdown, HTML by itself, pictures. A result of `bench speed` is printed.
+    """Turn results into a page with pictures. In Markdown and HTML; a result of `bench speed` is printed.
 
     Example: ephemeralml bench report bench-results/baseline_results.json bench-results/enclave_results.json --output
     bench-results/benchmark_report.md
@@ -192,7 +198,7 @@ def peers(
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Other libraries beside ours in one run: one short text, and 128 mixed ones in one call.
+    """Other libraries beside ours in one run. One short text, and 128 mixed ones in one call.
 
     These are cases a and c of `bench speed`. Needs what `make bench-speed` installs.
 

@@ -30,6 +30,11 @@ _COMMANDS: Final = {
     "bench": "bench:app",
 }
 
+_HELP: Final = "Confidential embeddings: sealed to an attested enclave, answered with a signed receipt."
+_EPILOG: Final = (
+    "Exit status: 0 done, 1 refused or failed, 2 usage, 130 stopped with Ctrl-C. An error ends with its code and the "
+    "place in docs/errors.md that explains it. --json prints one JSON document; NO_COLOR prints without colours."
+)
 # The variable by which a shell asks: typer's, for this name.
 _COMPLETING: Final = "_EPHEMERALML_COMPLETE"
 
@@ -44,7 +49,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         rich_markup_mode=None,
     )
     # A callback of its own keeps an application of one command from becoming that command.
-    app.callback(help="Confidential embeddings: sealed to an attested enclave, answered with a signed receipt.")(_start)
+    app.callback(help=_HELP, epilog=_EPILOG)(_start)
     first = arguments[0] if arguments else ""
     for name in [first] if first in _COMMANDS else _COMMANDS:
         module, attribute = _COMMANDS[name].split(":")

@@ -29,7 +29,7 @@ def doctor(
     relay: Annotated[str, typer.Option(help="Where clients are to connect.")] = "tcp://127.0.0.1:7001",
     as_json: AsJson = False,
 ) -> None:
-    """Look whether a run would work here; every fault comes with its fix. Exit status 0 only when it would.
+    """Look whether a run would work here. Every fault comes with its fix; exit status 0 only when it would.
 
     Example: ephemeralml doctor --platform nitro --eif enclave.eif --package s3://…/release/package --memory 3072
     """

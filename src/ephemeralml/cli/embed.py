@@ -21,7 +21,7 @@ from ephemeralml.files import whole_file
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, lines of --file.")] = None,
     *,
-    policy: Annotated[Path, typer.Option(help="What to trust.")],
+    policy: Annotated[Path, typer.Option(help="What to trust: a policy's file.")],
     address: Annotated[str, typer.Option(help="The host's relay.")] = "tcp://127.0.0.1:7001",
     file: Annotated[Path | None, typer.Option(help="One text a line; - for standard input.")] = None,
     out: Annotated[Path | None, typer.Option(help="Vectors to NAME.npy or NAME.jsonl; default: JSON lines.")] = None,

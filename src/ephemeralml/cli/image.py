@@ -72,7 +72,7 @@ def measure(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As `policy create --measurements` reads it.")] = False,
 ) -> None:
-    """Print the registers of an enclave started from this image, once its CRC and signature are checked.
+    """Print the registers (PCRs) that an enclave of this image has. Its CRC and signature are checked first.
 
     Example: ephemeralml image measure app.eif --json > measurements.json
     """
@@ -91,7 +91,7 @@ def describe(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is inside an image, damaged or wrongly signed ones too; `image measure` refuses those.
+    """Show what is inside an image. Damaged and wrongly signed ones too; `image measure` refuses those.
 
     Example: ephemeralml image describe app.eif
     """

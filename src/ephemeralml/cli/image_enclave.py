@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ephemeralml.cli.output import AsJson, print_json
+from ephemeralml.terminal import can_redraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +38,7 @@ def enclave(
     sbom: Annotated[Path | None, typer.Option(help="Write a bill of materials: CycloneDX 1.6, JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the enclave's image: anyone with the same recipe, configuration and sources gets the same registers.
+    """Build the enclave's image. Anyone with the same recipe, configuration and sources gets the same registers.
 
     The first time, the recipe's own kernel is compiled, which takes some minutes.
 
@@ -57,7 +59,8 @@ def enclave(
     if (private_key is None) != (signing_certificate is None):
         raise typer.BadParameter("--private-key and --signing-certificate go together")
     measured = Configuration.load(configuration).to_json()
-    console = Console(stderr=True)
+    # Quiet where nothing can be redrawn: FORCE_COLOR must not draw into a log.
+    console = Console(stderr=True, force_terminal=can_redraw(sys.stderr))
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as work, console.status("reading the recipe") as status:
         used = _kernel(kernel, cmdline, recipe=recipe, on_progress=status.update)
         built = build_enclave(

@@ -13,7 +13,7 @@ from ephemeralml.inspector import build_page
 
 
 def inspector(*, out: Annotated[Path, typer.Option(help="The page, one HTML file.")], as_json: AsJson = False) -> None:
-    """Write the page that verifies a bundle in a browser, offline, as `verify` does.
+    """Write the page that verifies a bundle in a browser. It works offline and judges as `verify` does.
 
     Example: ephemeralml inspector --out inspector.html
     """

@@ -29,7 +29,7 @@ def policy(
         list[str] | None, typer.Option(help="NAME=VALUE that every use must carry; may be given again.")
     ] = None,
 ) -> None:
-    """Print a key policy that releases the model's key to these enclaves alone.
+    """Print a key policy for these enclaves alone, as JSON. It releases the model's key to no other.
 
     Example: ephemeralml kms policy --measurements pcrs.json --role arn:aws:iam::111122223333:role/host
     --admin arn:aws:iam::444455556666:role/key-admin --owner arn:aws:iam::444455556666:role/owner > key-policy.json
@@ -61,7 +61,7 @@ def check(
     endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Name every hole in a key's policy; exit status 0 only when there is none.
+    """Name every hole in a key's policy. Exit status 0 only when there is none.
 
     Example: ephemeralml kms check arn:aws:kms:… --measurements pcrs.json --role arn:aws:iam::111122223333:role/host
     """

@@ -111,7 +111,7 @@ def rewrap_package(
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a package's data key under another KMS key, without encrypting the weights again.
+    """Put a package's data key under another KMS key. The weights are not encrypted again.
 
     Example: ephemeralml rewrap ./package ./package-2 --from 3f1c… --key owner.key --kms-key arn:aws:kms:…
     """

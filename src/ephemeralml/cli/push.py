@@ -19,7 +19,7 @@ def push(
     s3_endpoint: Annotated[str | None, typer.Option(help="Another S3 than AWS's (see s3 run).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a package: artifacts first, the manifest last; never over a version as high or higher.
+    """Upload a package. Artifacts first, the manifest last; never over a version as high or higher.
 
     Example: ephemeralml push package s3://my-models/minilm
     """

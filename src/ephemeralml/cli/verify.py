@@ -19,7 +19,7 @@ from ephemeralml.receipts import Bundle, BundleVerdict, verify_bundle
 def verify(
     bundle: Annotated[Path, typer.Argument(help="An .aer file: a bundle, or several.")],
     *,
-    policy: Annotated[Path, typer.Option(help="What to trust.")],
+    policy: Annotated[Path, typer.Option(help="What to trust: a policy's file.")],
     at: Annotated[str | None, typer.Option(help="Time to verify at (ISO 8601); default: the document's own.")] = None,
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="Write the verdict as a page too, accepted or refused.")] = None,
