@@ -49,12 +49,6 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return Doctor(monkeypatch, capsys)
 
 
-def test_help_has_an_example(doctor: Doctor) -> None:
-    status, out = doctor("--help")
-    assert status == 0
-    assert "Example:" in out
-
-
 def test_where_this_suite_runs_the_local_platform_is_ready(doctor: Doctor) -> None:
     status, checks = doctor.checks("--relay", "tcp://127.0.0.1:0")
     wrong = [item for item in checks.values() if item["state"] != "ok"]

@@ -20,7 +20,7 @@ app = typer.Typer()
 def gateway(
     context: typer.Context,
     *,
-    policy: Annotated[Path | None, typer.Option(help="What to trust.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="What to trust: a policy's file. Needed to serve.")] = None,
     relay: Annotated[str, typer.Option(help="The host's relay.")] = "tcp://127.0.0.1:7001",
     listen: Annotated[
         str, typer.Option(help="Where programs connect: tcp://HOST:PORT or unix:///path.")
@@ -29,7 +29,7 @@ def gateway(
     receipts: Annotated[Path | None, typer.Option(help="SQLite file that keeps receipts; default: memory.")] = None,
     keep: Annotated[int, typer.Option(min=1, help="Receipts kept; the oldest are dropped.")] = 10_000,
 ) -> None:
-    """OpenAI's and TEI's embeddings over HTTP, answered by a verified enclave.
+    """Serve OpenAI's and TEI's embeddings from a verified enclave.
 
     It attests first, then serves /v1/embeddings, /v1/models, /embed and more until stopped (Ctrl-C). It holds
     plaintext: run it where the texts are, never on the enclave's host.
@@ -69,7 +69,7 @@ def key(
     *,
     name: Annotated[str, typer.Option(help="By which to find its line again.")] = "default",
 ) -> None:
-    """Make an API key: print it, once, and add its SHA-256 to the file. A running gateway reads the file when started.
+    """Make an API key and print it, once. Its SHA-256 is added to the file, which a gateway reads when it starts.
 
     Example: ephemeralml gateway key gateway.keys --name notebook
     """

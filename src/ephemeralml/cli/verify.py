@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated
 import typer
 
 from ephemeralml.attestation import Policy
-from ephemeralml.errors import AttestationError, EphemeralMLError, PackageError, ReceiptError
+from ephemeralml.cli.output import AsJson, print_json
+from ephemeralml.errors import AttestationError, EphemeralMLError, PackageError, ReceiptError, docs_link
 from ephemeralml.files import write_whole
 from ephemeralml.receipts import Bundle, BundleVerdict, verify_bundle
 
@@ -19,9 +19,9 @@ from ephemeralml.receipts import Bundle, BundleVerdict, verify_bundle
 def verify(
     bundle: Annotated[Path, typer.Argument(help="An .aer file: a bundle, or several.")],
     *,
-    policy: Annotated[Path, typer.Option(help="What to trust.")],
+    policy: Annotated[Path, typer.Option(help="What to trust: a policy's file.")],
     at: Annotated[str | None, typer.Option(help="Time to verify at (ISO 8601); default: the document's own.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON.")] = False,
+    as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="Write the verdict as a page too, accepted or refused.")] = None,
 ) -> None:
     """Verify a bundle offline. Exit status 0 only if everything holds, 1 if not, 2 for usage.
@@ -47,17 +47,14 @@ def verify(
     _report(verdict, trusted, bundle, html)
     if as_json:
         steps = [{"name": step.name, "ok": step.ok, "detail": step.detail} for step in verdict.steps]
-        print(
-            json.dumps(
-                {
-                    "ok": True,
-                    "bundles": held,
-                    "platform": verdict.platform,
-                    "confidential": verdict.confidential,
-                    "steps": steps,
-                },
-                indent=2,
-            )
+        print_json(
+            {
+                "ok": True,
+                "bundles": held,
+                "platform": verdict.platform,
+                "confidential": verdict.confidential,
+                "steps": steps,
+            }
         )
     else:
         print(verdict)
@@ -75,11 +72,11 @@ def _report(result: BundleVerdict | EphemeralMLError, policy: Policy, bundle: Pa
 
 def _print_refusal(error: EphemeralMLError, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"ok": False, "code": error.code, "error": str(error)}, indent=2))
+        print_json({"ok": False, "code": error.code, "error": str(error), "docs": docs_link(error.code)})
         return
     if isinstance(error, (AttestationError, PackageError, ReceiptError)) and error.verdict is not None:
         print(error.verdict)
-    print(f"refused: {error} [{error.code}]")
+    print(f"refused: {error} [{error.code}] {docs_link(error.code)}")
 
 
 def _time(text: str | None) -> datetime | None:
