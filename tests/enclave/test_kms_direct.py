@@ -28,6 +28,7 @@ from ephemeralml.enclave.key_release import KeyRequest
 from ephemeralml.enclave.kms_direct import DirectKms
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import KeyReleaseError
+from ephemeralml.host.metrics import HostMetrics
 from ephemeralml.host.services import Services
 from ephemeralml.package import FolderSource, KeyRecord
 from ephemeralml.session.hostlink import success
@@ -138,6 +139,7 @@ def host(loop: Loop, tmp_path: Path, kms: Kms) -> Callable[..., Upstream]:
             lambda: FolderSource(package),
             kms_endpoint=f"https://127.0.0.1:{port}",
             on_state=on_state,
+            metrics=HostMetrics(),
             kms_tunnel=tunnel,
         )
         address = Address("unix", path=f"{tmp_path}/services")

@@ -16,6 +16,7 @@ from tls import Closable, Loop
 from ephemeralml.codec import cbor
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
 from ephemeralml.host import tunnel as module
+from ephemeralml.host.metrics import HostMetrics
 from ephemeralml.host.services import Services
 from ephemeralml.host.tunnel import destination, temporary_credentials
 from ephemeralml.package import FolderSource
@@ -113,6 +114,7 @@ def services(tmp_path: Path) -> Callable[..., Address]:
             lambda: FolderSource(tmp_path),
             kms_endpoint=f"https://127.0.0.1:{port}",
             on_state=on_state,
+            metrics=HostMetrics(),
             kms_tunnel=kms_tunnel,
         )
         address = Address("unix", path=f"{tmp_path}/services")

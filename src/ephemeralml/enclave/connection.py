@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from ephemeralml.enclave.budget import Budget
 from ephemeralml.enclave.framing import FrameProtocol, call_soon_from_thread
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.errors import BusyError, EphemeralMLError, RequestError, SessionError
 from ephemeralml.inference import Embedded
 from ephemeralml.session.frames import FrameType, encode_frame
@@ -36,10 +38,11 @@ ShowEvidence = Callable[[EnclaveHandshake, bytes], Awaitable[tuple[bytes, bytes]
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """A request in work, and the bytes it counts for."""
+    """A request in work since so many seconds (of `perf_counter`), and the bytes it counts for."""
 
     request: Request
     held: int
+    since: float
     nonce: bytes = b""
     future: Future[Embedded] | None = field(default=None, repr=False)
 
@@ -56,6 +59,7 @@ class Connection(FrameProtocol):
         buffer: memoryview,
         limits: Limits,
         budget: Budget,
+        tally: Tally,
         dimension: int,
         handshake: EnclaveHandshake,
         show_evidence: ShowEvidence,
@@ -65,6 +69,7 @@ class Connection(FrameProtocol):
         super().__init__(buffer=buffer, frame_seconds=limits.frame_seconds)
         self._limits = limits
         self._budget = Budget(limits.session_bytes, budget)
+        self._tally = tally
         self._dimension = dimension
         self._handshake = handshake
         self._show_evidence = show_evidence
@@ -97,6 +102,8 @@ class Connection(FrameProtocol):
 
     def _session_is_up(self) -> None:
         self._expected = None
+        self._tally.sessions += 1
+        self._tally.sessions_open += 1
         self._cancel(self._clock)
         self._heard = self._loop.time()
         self._clock = self._loop.call_later(self._limits.idle_seconds, self._check_idle)
@@ -116,6 +123,8 @@ class Connection(FrameProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
+        if self._expected is None:
+            self._tally.sessions_open -= 1
         for timer in (self._clock, self._lifetime):
             self._cancel(timer)
         if self._showing is not None:
@@ -189,6 +198,7 @@ class Connection(FrameProtocol):
     def _record_received(self, kind: FrameType, body: bytes) -> None:
         self._let_go()
         if self._busy is not None:
+            self._tally.refused(self._busy.code)
             self._close("busy", str(self._busy))
             return
         plaintext = self._opener.open(kind, body)
@@ -204,9 +214,10 @@ class Connection(FrameProtocol):
     # Requests.
 
     def _request_received(self, request: Request) -> None:
-        asked = _Asked(request, 0)
+        asked = _Asked(request, 0, time.perf_counter())
         # A request counts until its answer went out, refused ones included: a client that reads nothing keeps them all.
         self._asked.add(asked)
+        self._tally.in_work += 1
         try:
             if len(self._asked) > self._limits.requests_in_flight:
                 raise BusyError("this session has as many requests in flight as it may")
@@ -244,14 +255,26 @@ class Connection(FrameProtocol):
             self._refuse(asked, RequestError("the enclave failed on this request", code="internal"))
         else:
             self.send(record, sent=lambda: self._release(asked))
+            self._count(asked, embedded)
+
+    def _count(self, asked: _Asked, embedded: Embedded) -> None:
+        for stage, milliseconds in (
+            ("queue", embedded.queue_ms),
+            ("engine", embedded.execution_ms),
+            ("request", (time.perf_counter() - asked.since) * 1000),
+        ):
+            self._tally.took(stage, milliseconds)
 
     def _refuse(self, asked: _Asked, error: EphemeralMLError) -> None:
+        self._tally.refused(error.code)
         retry = round(error.retry_after * 1000) if isinstance(error, BusyError) else None
         refusal = Refusal(asked.request.id, error.code, str(error), retry).to_bytes()
         self.send(self._sealer.seal(FrameType.REFUSAL, refusal), sent=lambda: self._release(asked))
 
     def _release(self, asked: _Asked) -> None:
-        self._asked.discard(asked)
+        if asked in self._asked:
+            self._asked.discard(asked)
+            self._tally.in_work -= 1
         # The future holds this by its callback: both would wait for the garbage collector, texts and vectors with them.
         asked.future = None
         self._heard = self._loop.time()
