@@ -47,7 +47,7 @@ def ready(address, stages):
     print(address, flush=True)
 asyncio.run(run_host(plan, open_source=lambda: FolderSource(package), on_ready=ready,
                      on_restart=lambda error, seconds: None, on_kept=lambda error: None,
-                     on_closed=lambda relayed: None))
+                     on_closed=lambda relayed: None, on_metrics=lambda address: None))
 """
 
 

@@ -22,6 +22,7 @@ from sealed import PATIENCE, Session, request
 from ephemeralml.attestation import Policy
 from ephemeralml.enclave import connection as module
 from ephemeralml.enclave.server import Server
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.errors import TransportError
 from ephemeralml.inference import Batcher
 from ephemeralml.session.blocking import write_all
@@ -45,7 +46,7 @@ class Running:
 
     async def _serve(self, enclave: GatedEnclave, batcher: Batcher) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = Server(enclave.booted, batcher=batcher, on_refusing=lambda _: None)
+        self.server = Server(enclave.booted, batcher=batcher, tally=Tally(), on_refusing=lambda _: None)
 
         async def ready(_: Address) -> None:
             self._ready.set()

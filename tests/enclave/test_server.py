@@ -16,6 +16,7 @@ from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave import __main__ as program
 from ephemeralml.enclave.security_module import SecurityModule
 from ephemeralml.enclave.server import Server
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.inference import Batcher, Encoder
 from ephemeralml.session.frames import HEADER, FrameType
 from ephemeralml.session.handshake import ClientHandshake
@@ -70,7 +71,7 @@ def test_handshakes_that_are_refused_are_told_of_once(
         server.drain()
 
     with Batcher(encoder) as batcher:
-        server = Server(booted(encoder, module), batcher=batcher, on_refusing=program._print_refusing)
+        server = Server(booted(encoder, module), batcher=batcher, tally=Tally(), on_refusing=program._print_refusing)
         asyncio.run(server.serve(Address("unix", path=f"{tmp_path}/enclave"), ready=ask))
     assert capsys.readouterr().err.splitlines() == [
         f"enclave: refusing handshakes [{code}]" for code in ("clock.drift", "nsm.failed")

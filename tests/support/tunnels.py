@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tls import Closable, Loop
 
+from ephemeralml.host.metrics import HostMetrics
 from ephemeralml.host.services import Services
 from ephemeralml.package import FolderSource
 from ephemeralml.session.transport import Address, listen
@@ -19,7 +20,11 @@ def tunnelling(loop: Loop, folder: Path, *, manifest: bytes, port: int, tunnel: 
         raise AssertionError
 
     services = Services(
-        lambda: FolderSource(folder), kms_endpoint=f"https://127.0.0.1:{port}", on_state=on_state, kms_tunnel=tunnel
+        lambda: FolderSource(folder),
+        kms_endpoint=f"https://127.0.0.1:{port}",
+        on_state=on_state,
+        metrics=HostMetrics(),
+        kms_tunnel=tunnel,
     )
     address = Address("unix", path=f"{folder}/services")
 

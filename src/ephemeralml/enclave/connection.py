@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from ephemeralml.enclave.budget import Budget
 from ephemeralml.enclave.framing import FrameProtocol
 from ephemeralml.enclave.requests import Embed, Issue, Requests
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.errors import BusyError, EphemeralMLError, SessionError
 from ephemeralml.session.frames import FrameType, encode_frame
 from ephemeralml.session.handshake import EnclaveHandshake
@@ -33,6 +34,7 @@ class Connection(FrameProtocol):
         buffer: memoryview,
         limits: Limits,
         budget: Budget,
+        tally: Tally,
         dimension: int,
         handshake: EnclaveHandshake,
         show_evidence: ShowEvidence,
@@ -42,6 +44,7 @@ class Connection(FrameProtocol):
         super().__init__(buffer=buffer, frame_seconds=limits.frame_seconds)
         self._limits = limits
         self._budget = Budget(limits.session_bytes, budget)
+        self._tally = tally
         self._dimension = dimension
         self._handshake = handshake
         self._show_evidence = show_evidence
@@ -74,6 +77,8 @@ class Connection(FrameProtocol):
     def _session_is_up(self, requests: Requests) -> None:
         self._expected = None
         self._requests = requests
+        self._tally.sessions += 1
+        self._tally.sessions_open += 1
         self._cancel(self._clock)
         self._heard = self._loop.time()
         self._clock = self._loop.call_later(self._limits.idle_seconds, self._check_idle, requests)
@@ -93,6 +98,8 @@ class Connection(FrameProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
+        if self._expected is None:
+            self._tally.sessions_open -= 1
         for timer in (self._clock, self._lifetime):
             self._cancel(timer)
         if self._showing is not None:
@@ -153,6 +160,7 @@ class Connection(FrameProtocol):
                     document=self._document,
                     limits=self._limits,
                     budget=self._budget,
+                    tally=self._tally,
                     dimension=self._dimension,
                     embed=self._embed,
                     issue=self._issue,
@@ -176,6 +184,7 @@ class Connection(FrameProtocol):
     def _record_received(self, requests: Requests, kind: FrameType, body: bytes) -> None:
         self._let_go()
         if self._busy is not None:
+            self._tally.refused(self._busy.code)
             self._close("busy", str(self._busy))
             return
         plaintext = self._opener.open(kind, body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from typing import NoReturn
 
 from ephemeralml.enclave.budget import Budget
 from ephemeralml.enclave.framing import FrameProtocol, call_soon_from_thread
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.errors import BusyError, EphemeralMLError, RequestError
 from ephemeralml.inference import Embedded
 from ephemeralml.session.frames import FrameType
@@ -33,10 +35,11 @@ Issue = Callable[..., bytes]
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """A request in work, and the bytes it counts for."""
+    """A request in work since so many seconds (of `perf_counter`), and the bytes it counts for."""
 
     request: Request
     held: int
+    since: float
     nonce: bytes = b""
     future: Future[Embedded] | None = field(default=None, repr=False)
 
@@ -55,6 +58,7 @@ class Requests:
         document: bytes,
         limits: Limits,
         budget: Budget,
+        tally: Tally,
         dimension: int,
         embed: Embed,
         issue: Issue,
@@ -65,6 +69,7 @@ class Requests:
         self._document = document
         self._limits = limits
         self._budget = budget
+        self._tally = tally
         self._dimension = dimension
         self._embed = embed
         self._issue = issue
@@ -96,9 +101,10 @@ class Requests:
 
     def take(self, request: Request) -> None:
         """Answer it when it is embedded, or refuse it."""
-        asked = _Asked(request, 0)
+        asked = _Asked(request, 0, time.perf_counter())
         # A request counts until its answer went out, refused ones included: a client that reads nothing keeps them all.
         self._asked.add(asked)
+        self._tally.in_work += 1
         self._idle.clear()
         try:
             if len(self._asked) > self._limits.requests_in_flight:
@@ -137,14 +143,26 @@ class Requests:
             self._refuse(asked, RequestError("the enclave failed on this request", code="internal"))
         else:
             self._stream.send(record, sent=lambda: self._release(asked))
+            self._count(asked, embedded)
+
+    def _count(self, asked: _Asked, embedded: Embedded) -> None:
+        for stage, milliseconds in (
+            ("queue", embedded.queue_ms),
+            ("engine", embedded.execution_ms),
+            ("request", (time.perf_counter() - asked.since) * 1000),
+        ):
+            self._tally.took(stage, milliseconds)
 
     def _refuse(self, asked: _Asked, error: EphemeralMLError) -> None:
+        self._tally.refused(error.code)
         retry = round(error.retry_after * 1000) if isinstance(error, BusyError) else None
         refusal = Refusal(asked.request.id, error.code, str(error), retry).to_bytes()
         self._stream.send(self._sealer.seal(FrameType.REFUSAL, refusal), sent=lambda: self._release(asked))
 
     def _release(self, asked: _Asked) -> None:
-        self._asked.discard(asked)
+        if asked in self._asked:
+            self._asked.discard(asked)
+            self._tally.in_work -= 1
         # The future holds this by its callback: both would wait for the garbage collector, texts and vectors with them.
         asked.future = None
         self.released = self._loop.time()

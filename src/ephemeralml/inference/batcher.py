@@ -43,12 +43,13 @@ class Embedded:
     """One request's answer.
 
     ``vectors`` is float32 (texts, dimension); ``tokens`` counts those read, special ones included; ``execution_ms``
-    is the time of the engine calls the request had a part in.
+    is the time of the engine calls the request had a part in, ``queue_ms`` that from its submission to its turn.
     """
 
     vectors: Array
     tokens: int
     execution_ms: float
+    queue_ms: float
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +77,8 @@ class _Job:
     done: int = 0
     tokens: int = 0
     execution_ms: float = 0.0
+    submitted: float = field(default_factory=time.perf_counter)
+    queue_ms: float = 0.0
     settled: bool = False
 
 
@@ -135,7 +138,7 @@ class Batcher:
         reference = weakref.ref(job)
         job.future.add_done_callback(lambda _: self._drop(reference()))
         if not texts:
-            job.future.set_result(Embedded(job.vectors, 0, 0.0))
+            job.future.set_result(Embedded(job.vectors, 0, 0.0, 0.0))
             return job.future
         with self._changed:
             if self._closed:
@@ -210,6 +213,8 @@ class Batcher:
                 break
             job, position = text
             start = time.perf_counter()
+            if position == 0:
+                job.queue_ms = (start - job.submitted) * 1000
             tokens: list[int] = []
             try:
                 [tokens] = self._encoder.tokenize([job.texts[position]])
@@ -312,7 +317,7 @@ class Batcher:
             job.vectors[position] = vector
             job.done += 1
             if job.done == len(job.texts):
-                self._settle(job, Embedded(job.vectors, job.tokens, job.execution_ms))
+                self._settle(job, Embedded(job.vectors, job.tokens, job.execution_ms, job.queue_ms))
 
     def _settle(self, job: _Job, outcome: Embedded | EphemeralMLError) -> None:
         """Answer a request once, unless its caller cancelled it."""
