@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
 PIP := $(BIN)/python $(INSTALL)
 BENCH := .venv-bench
+DOCS := .venv-docs
 BOOTS := 20
 VM_TESTS := "vm"
+DECIDING := codec attestation package session receipts
 # Whose models the image runs: an owner's configuration, or one made on the spot for a look.
 CONFIGURATION := build/enclave.json
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
+DOCS_PIP := $(DOCS)/bin/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-aws-local image test test-slow test-vm test-integrations lint coverage bench bench-full bench-speed lock clean
+.PHONY: help venv demo demo-aws-local image test test-slow test-vm test-integrations lint coverage bench bench-full bench-speed reference docs docs-serve lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -57,8 +60,8 @@ image: $(VENV)/run $(CONFIGURATION) ## Build the enclave's image, build/enclave.
 	@$(BIN)/ephemeralml image enclave --configuration $(CONFIGURATION) --out build/enclave.eif \
 		--report build/enclave.report.json --sbom build/enclave.cdx.json
 
-test: $(VENV)/dev ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/dev ## Run the tests (COVERAGE=1: and count coverage, as the target of that name does)
+	@$(if $(COVERAGE),PYTHONPATH=scripts) $(BIN)/python -m pytest $(if $(COVERAGE),-p part_coverage)
 
 test-slow: $(VENV)/dev ## Run the long property and soak tests
 	@$(BIN)/python -m pytest -m "slow and not vm"
@@ -77,7 +80,7 @@ lint: $(VENV)/dev ## Style, types, zones
 	$(BIN)/lint-imports
 
 coverage: $(VENV)/dev ## Branch coverage of the parts that decide, at least 95 % each
-	@sh scripts/coverage.sh $(BIN)/python
+	@PYTHONPATH=scripts $(BIN)/python -m pytest -q -p part_coverage $(DECIDING:%=tests/%)
 
 # Of its own: the peers bring half a gigabyte that nothing else here needs. bench.txt is the whole closure.
 $(BENCH)/run: requirements/bench.txt requirements/model.txt pyproject.toml
@@ -97,11 +100,27 @@ bench: $(BENCH)/run ## The six metrics, bare metal and enclave, and a report: a 
 bench-full: $(BENCH)/run ## The same with samples enough to quote
 	@scripts/run_benchmark.sh $(BENCH_ARGS)
 
+reference: $(VENV)/dev ## Write docs/reference from the code
+	@$(BIN)/python scripts/write_reference.py
+
+$(DOCS)/run: requirements/docs.txt
+	@echo "installing the site's generator (120 MB) …"
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS_PIP) --require-hashes -r requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS)/run ## Build the docs site, build/site; a broken link is an error
+	@$(DOCS)/bin/python scripts/build_site.py
+
+docs-serve: docs ## Show it on http://127.0.0.1:8000
+	@$(DOCS)/bin/python -m http.server --bind 127.0.0.1 --directory build/site 8000
+
 lock: $(VENV)/dev ## Pin again: needs uv
 	uv pip compile --quiet pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt
 	uv pip compile --quiet pyproject.toml --all-extras --group build --group dev --universal --python-version 3.11 --generate-hashes --no-header -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile --quiet --group integrations --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.txt -o requirements/integrations.txt
+	uv pip compile --quiet --group docs --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.txt -o requirements/docs.txt
 	scripts/lock_bench.sh
 
 clean: ## Remove the virtualenvs and caches
-	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage
+	rm -rf $(VENV) $(BENCH) $(DOCS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
-from ephemeralml.devcloud.world import Process, World, WorldError, run
+from ephemeralml.devcloud.world import Process, World, run
 from ephemeralml.image import Metadata, SectionKind, build, read
 from ephemeralml.image.kernel import Kernel
 from ephemeralml.image.layout import SECTION_HEADER_BYTES
@@ -122,7 +121,7 @@ class VmWorld:
         with self.world.start(
             *("host", "run", str(self.package), "--platform", "vm", "--eif", str(eif or self.built.eif)),
             *("--memory", str(MEMORY), "--root", str(self.world.root), "--kms-endpoint", self.world.kms_url),
-            *("--relay", "tcp://127.0.0.1:0", "--json", *options),
+            *("--relay", "tcp://127.0.0.1:0", "--log-format", "json", *options),
             log="host.log",
             environment=self.world.environment("host"),
         ) as process:
@@ -134,15 +133,8 @@ class VmWorld:
 
 
 def ready(host: Process) -> str:
-    """Wait until the enclave serves; where clients connect."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            return str(host.event("ready")["relay"])
-        except WorldError as error:
-            # A machine of software is slow; a dead one has said so.
-            if error.code != "world.silent" or time.monotonic() > deadline:
-                raise
+    """Wait until the enclave serves; where clients connect. A machine of software is slow."""
+    return str(host.event("ready", seconds=SECONDS)["relay"])
 
 
 def machine_of(host: Process) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,17 +13,13 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from ephemeralml.attestation import Policy
-from ephemeralml.bench.errors import BenchError
-from ephemeralml.bench.machine import memory_of
+from ephemeralml.bench.memory import memory_of
+from ephemeralml.bench.owned import Owned, refusal
 from ephemeralml.client import Client, EmbedResult
-from ephemeralml.devcloud.world import Process, World, WorldError, run
-from ephemeralml.inference.encoder import WEIGHTS_FILE
+from ephemeralml.devcloud.world import Process, WorldError, run
 from ephemeralml.package import FolderSource
-from ephemeralml.package.source import ARTIFACT_SUFFIX
 from ephemeralml.session.transport import Address
 
-_MODEL_ID = "benchmark"
-_CODE = re.compile(r"\[([a-z_.]+)\]$")
 _STAGE = re.compile(r"(\w+) ([0-9.]+) ms")
 
 
@@ -69,66 +63,40 @@ class ColdStart:
 
 
 class Deployment:
-    """A KMS that runs, a package for it, and the policy of its clients; `serve` starts a host. A context manager."""
+    """`Owned` with enclaves that are processes of this machine; `serve` starts a host. A context manager."""
 
     platform: Final = "local"
     kind: Final = "measured"
     allocation_mb: Final = None
 
     def __init__(self, folder: Path, model: Path, *, precision: str = "fp32") -> None:
-        self._precision = precision
         self._numbers = itertools.count(1)
-        self._world = World(folder)
+        self._owned = Owned(folder)
+        self._world = self._owned.world
         try:
-            self._prepare(model)
+            measured = {name: folder / f"{name}.json" for name in ("measurements", "measuring")}
+            for path, options in zip(measured.values(), ((), ("--bench",)), strict=True):
+                path.write_text(run("enclave", "measure", str(self._owned.configuration), *options))
+            self._owned.pack(model, *measured.values(), precision=precision)
         except BaseException:
-            self._world.kms.stop()
+            self._owned.close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._world.kms.stop()
+        self._owned.close()
 
     @property
     def package(self) -> Path:
         """The package's folder."""
-        return self._world.folder / "package"
+        return self._owned.package
 
     @property
     def manifest(self) -> bytes:
         """Of the package, signed."""
         return FolderSource(self.package).manifest()
-
-    def _prepare(self, model: Path) -> None:
-        here, world = self._world.folder, self._world
-        run("keygen", str(here / "owner.key"))
-        self._configuration = here / "enclave.json"
-        owner = (here / "owner.key.pub").read_text().strip()
-        self._configuration.write_text(json.dumps({"model_owner": owner, "model_id": _MODEL_ID}))
-        measurements = here / "measurements.json"
-        measurements.write_text(run("enclave", "measure", str(self._configuration)))
-        # The enclave that measures itself is another image: the owner's policy names it beside the one that serves.
-        measuring = here / "measuring.json"
-        measuring.write_text(run("enclave", "measure", str(self._configuration), "--bench"))
-        key = run(
-            *("kms", "create-key", "--measurements", str(measurements), "--measurements", str(measuring)),
-            *("--endpoint", world.kms_url),
-            environment=world.environment("owner"),
-        ).strip()
-        run(
-            *("pack", str(model), str(here / "package"), "--key", str(here / "owner.key"), "--version", "1"),
-            *("--model-id", _MODEL_ID, "--kms-key", key, "--kms-endpoint", world.kms_url),
-            *("--precision", self._precision),
-            environment=world.environment("owner"),
-        )
-        policy = here / "policy.json"
-        run(
-            *("policy", "create", "--measurements", str(measurements), "--out", str(policy)),
-            *("--root", str(world.root / "root.der")),
-        )
-        self._policy = Policy.load(policy)
 
     @contextmanager
     def in_s3(self) -> Iterator[tuple[str, str]]:
@@ -154,7 +122,7 @@ class Deployment:
     def serve(self, package: str = "", s3_endpoint: str = "") -> Iterator[Served]:
         """A host and its enclave, started now: key released by KMS, package fetched, model loaded."""
         options = ("--s3-endpoint", s3_endpoint) if s3_endpoint else ()
-        with self._world.host(package or self.package, self._configuration, *options) as host:
+        with self._world.host(package or self.package, self._owned.configuration, *options) as host:
             ready = host.event("ready")
             yield self._served(host.pid, ready)
 
@@ -171,7 +139,7 @@ class Deployment:
             while host.alive and not listening.exists():
                 time.sleep(0.01)
             enclave = world.start(
-                *("enclave", "run", str(self._configuration), "--bench", "--root", str(world.root)),
+                *("enclave", "run", str(self._owned.configuration), "--bench", "--root", str(world.root)),
                 *("--listen", at, "--host", services),
                 log=f"inside{number}.log",
             )
@@ -180,49 +148,30 @@ class Deployment:
                 yield Measuring(Address.parse(at), Address.parse(ready["relay"]), stages(ready["boot"]))
 
     def kms_calls(self, action: str) -> int:
-        """How often KMS has granted an action since this was last asked: its own words."""
-        # The thread that reads what it says may be a moment behind.
-        time.sleep(0.1)
-        return sum(
-            line.startswith(f"kms: {action} by ") and line.endswith(": done\n") for line in self._world.kms.said()
-        )
+        """How often KMS has granted an action since this was last asked."""
+        return self._owned.kms_calls(action)
 
-    def damaged(self, scratch: Path) -> str | None:
+    def damaged(self, scratch: Path) -> str:
         """The code with which an enclave refuses this package with one bit changed. Raises `BenchError` if it boots."""
-        copy = scratch / "damaged"
-        shutil.copytree(self.package, copy)
-        weights = copy / f"{WEIGHTS_FILE}{ARTIFACT_SUFFIX}"
-        with weights.open("r+b") as file:
-            file.seek(weights.stat().st_size // 2)
-            [byte] = file.read(1)
-            file.seek(-1, os.SEEK_CUR)
-            file.write(bytes([byte ^ 1]))
-        try:
-            with self.measure(copy):
-                pass
-        except WorldError as error:
-            found = _CODE.search(str(error))
-            return found[1] if found else str(error)
-        raise BenchError(
-            "an enclave booted from a package with a changed bit: its model does not come from there",
-            code="bench.model",
-        )
+        return refusal(self.measure, self._owned.damaged_copy(scratch))
 
     def cold_start(self, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
         """Start a host, attest its enclave, get one verified answer; stop it again."""
-        return cold_start(lambda: self._world.host(self.package, self._configuration), self._policy, texts)
+        return cold_start(lambda: self._world.host(self.package, self._owned.configuration), self._owned.policy, texts)
 
     def _served(self, host: int, ready: dict[str, Any]) -> Served:
-        return Served(ready["relay"], enclave_below(host), self._policy, stages(ready["boot"]))
+        return Served(ready["relay"], enclave_below(host), self._owned.policy, stages(ready["boot"]))
 
 
-def cold_start(start: Callable[[], Process], policy: Policy, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
-    """`start` a host, attest its enclave, get one verified answer; stop it again."""
+def cold_start(
+    start: Callable[[], Process], policy: Policy, texts: list[str], *, patience: float = 60.0
+) -> tuple[ColdStart, EmbedResult]:
+    """`start` a host, attest its enclave, get one verified answer; stop it again. `patience`: seconds of silence."""
     before = time.perf_counter()
     with start() as host:
-        ready = host.event("ready")
+        ready = host.event("ready", seconds=patience)
         ready_at = time.perf_counter()
-        with Client(ready["relay"], policy=policy, timeout=120.0) as client:
+        with Client(ready["relay"], policy=policy, timeout=max(patience, 120.0)) as client:
             attested_at = time.perf_counter()
             answer = client.embed(texts)
             answered_at = time.perf_counter()

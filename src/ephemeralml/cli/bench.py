@@ -85,7 +85,7 @@ def run_suite(
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench-results"),
     iterations: Annotated[
-        int | None, typer.Option(min=5, max=100_000, help="Timed calls; default: 100, with --quick 20.")
+        int | None, typer.Option(min=5, max=100_000, help="Timed calls; default: 100, quick 20; on vm 20 and 5.")
     ] = None,
     warmup: Annotated[int, typer.Option(min=0, max=1000, help="Discarded calls before them.")] = 3,
     skip_baseline: Annotated[bool, typer.Option("--skip-baseline", help="The enclave alone.")] = False,
@@ -105,7 +105,8 @@ def run_suite(
 ) -> None:
     """Measure the six metrics on bare metal and in an enclave.
 
-    Writes baseline_results.json and enclave_results.json, and their raw samples. On local it makes all it needs.
+    Writes baseline_results.json and enclave_results.json, and their raw samples. On local it makes all it needs, on vm
+    too where it is given none of package, policy and images; an emulated processor is compared with no bare metal.
 
     Example: ephemeralml bench run --quick --output-dir bench-results
 
@@ -113,17 +114,25 @@ def run_suite(
     --bench-eif bench.eif --host-option=--cid --host-option=16
     """
     from ephemeralml.bench.suite.effort import Effort  # noqa: PLC0415
-    from ephemeralml.bench.suite.run import measure_local, measure_on  # noqa: PLC0415 - all engines behind it
+    from ephemeralml.bench.suite.run import measure_here, measure_on  # noqa: PLC0415 - all engines behind it
 
-    effort = Effort(iterations=iterations or (20 if quick else 100), warmups=warmup, quick=quick)
+    emulated = platform is Platform.VM
+    effort = Effort.of(iterations=iterations, warmups=warmup, quick=quick, emulated=emulated)
     started = time.monotonic()
 
     def say(line: str) -> None:
         print(f"bench: {time.monotonic() - started:5.0f} s  {line}", file=sys.stderr, flush=True)
 
     folder = find_model(model)
-    if platform is Platform.LOCAL:
-        paths = measure_local(folder, output_dir, baseline=not skip_baseline, effort=effort, say=say)
+    if platform is Platform.LOCAL or (emulated and not any((package, policy, eif, bench_eif))):
+        paths = measure_here(
+            folder,
+            output_dir,
+            memory_mib=memory if emulated else None,
+            baseline=not skip_baseline,
+            effort=effort,
+            say=say,
+        )
     else:
         if package is None or policy is None or eif is None or bench_eif is None:
             raise typer.BadParameter(f"--platform {platform.value} needs --package, --policy, --eif and --bench-eif")

@@ -25,6 +25,9 @@ def doctor(
     memory: Annotated[int, typer.Option(min=64, help="Memory of the enclave, MiB.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of the enclave.")] = 2,
     package: Annotated[str | None, typer.Option(help="The package: a folder or s3://bucket/prefix.")] = None,
+    configuration: Annotated[
+        Path | None, typer.Option(help="The enclave's configuration: its owner is to have signed the package.")
+    ] = None,
     key_arn: Annotated[str | None, typer.Option(help="The model's KMS key; default: the package's.")] = None,
     relay: Annotated[str, typer.Option(help="Where clients are to connect.")] = "tcp://127.0.0.1:7001",
     as_json: AsJson = False,
@@ -33,6 +36,7 @@ def doctor(
 
     Example: ephemeralml doctor --platform nitro --eif enclave.eif --package s3://…/release/package --memory 3072
     """
+    from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
     from ephemeralml.host.doctor import Plan, examine, ready  # noqa: PLC0415
     from ephemeralml.image import measure_eif  # noqa: PLC0415
 
@@ -43,6 +47,7 @@ def doctor(
         memory_mib=memory,
         cpus=cpus,
         package=package,
+        owner=None if configuration is None else Configuration.load(configuration).model_owner,
         key_arn=key_arn,
         relay=relay,
     )

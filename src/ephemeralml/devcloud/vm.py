@@ -63,8 +63,7 @@ class VmLauncher:
         try:
             plan = self._plan(await asyncio.to_thread(extract, self.eif, folder), folder)
             plan.save(folder / "plan.json")
-            # The guest's call to that port arrives where the host listens.
-            Path(f"{plan.vsock}_{SERVICES_PORT}").symlink_to(self.services.listening_path)
+            _lead_to(Path(self.services.listening_path), Path(f"{plan.vsock}_{SERVICES_PORT}"))
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "ephemeralml.devcloud.machine", str(folder / "plan.json")),
                 stdin=asyncio.subprocess.PIPE,
@@ -120,6 +119,14 @@ class VmLauncher:
         )
 
 
+def _lead_to(services: Path, link: Path) -> None:
+    """The guest's call to that port arrives where the host listens. Raises OSError where another host's link lives."""
+    # Left by the machine before this one, or by a host that was killed.
+    if link.is_symlink() and (link.readlink() == services or not link.exists()):
+        link.unlink()
+    link.symlink_to(services)
+
+
 class _Machine:
     """The process of a machine: it ends with the machine, and the machine with it."""
 
@@ -151,4 +158,5 @@ class _Machine:
         await wait_or_kill(self._process)
         # Its last lines may say why; nobody else holds the other end.
         await self._showing
+        Path(f"{self.address.path}_{SERVICES_PORT}").unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)

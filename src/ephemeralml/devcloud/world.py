@@ -29,14 +29,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ephemeralml.cli", *arguments]
 
 
-def run(*arguments: str, environment: dict[str, str] | None = None) -> str:
+def run(*arguments: str, environment: dict[str, str] | None = None, seconds: float = _START_SECONDS) -> str:
     """Run a command to its end and return what it printed. Raises `WorldError` with its last line when it fails."""
-    done = subprocess.run(  # noqa: S603 - our own command
-        command(*arguments), capture_output=True, text=True, check=False, env=environment, timeout=_START_SECONDS
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            command(*arguments), capture_output=True, text=True, check=False, env=environment, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        raise WorldError(f"{' '.join(arguments[:2])} goes on after {seconds:.0f} s", code="world.silent") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise WorldError(lines[-1] if lines else f"exit status {done.returncode}", code="world.command")
+        raise WorldError(
+            lines[-1].removeprefix("ephemeralml: ") if lines else f"exit status {done.returncode}", code="world.command"
+        )
     return done.stdout
 
 
@@ -64,13 +69,16 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def wait_for(self, word: str) -> str:
-        """The next line with `word` in it. Raises `WorldError` with the process's last words when it ends before."""
+    def wait_for(self, word: str, *, seconds: float = _START_SECONDS) -> str:
+        """The next line with `word` in it. Raises `WorldError` with the process's last words when it ends before.
+
+        `seconds` is how long it may be silent.
+        """
         while True:
             try:
-                line = self._lines.get(timeout=_START_SECONDS)
+                line = self._lines.get(timeout=seconds)
             except Empty:
-                raise WorldError(f"nothing was heard for {_START_SECONDS} s", code="world.silent") from None
+                raise WorldError(f"nothing was heard for {seconds:.0f} s", code="world.silent") from None
             if line is None:
                 raise WorldError((self.words() or ["it ended without a word"])[-1], code="world.ended")
             if word in line:
@@ -108,9 +116,9 @@ class Process:
         """Of the command itself; what it started are its children."""
         return self._process.pid
 
-    def event(self, name: str) -> dict[str, Any]:
+    def event(self, name: str, *, seconds: float = _START_SECONDS) -> dict[str, Any]:
         """The next JSON event of that name."""
-        found: dict[str, Any] = json.loads(self.wait_for(f'"{name}"'))
+        found: dict[str, Any] = json.loads(self.wait_for(f'"{name}"', seconds=seconds))
         return found
 
     def kill(self) -> None:
@@ -191,7 +199,7 @@ class World:
         enclave = () if configuration is None else ("--configuration", str(configuration), "--root", str(self.root))
         return self.start(
             *("host", "run", str(package), *options, *enclave),
-            *("--kms-endpoint", self.kms_url, "--relay", "tcp://127.0.0.1:0", "--json"),
+            *("--kms-endpoint", self.kms_url, "--relay", "tcp://127.0.0.1:0", "--log-format", "json"),
             log=log,
             environment=self.environment("host"),
         )

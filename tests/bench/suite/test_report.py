@@ -73,6 +73,27 @@ def test_a_measured_result_takes_the_projections_place(pair: tuple[Result, Resul
     assert "| measured on Nitro, ms | a c6i.xlarge |" in measured
 
 
+def test_a_run_in_a_virtual_machine_has_its_own_section(pair: tuple[Result, Result]) -> None:
+    bare, enclave = pair
+    emulated = Result(
+        {
+            **enclave.content,
+            "platform": "vm",
+            "kind": "emulated",
+            "absent": {"bare metal": "another machine"},
+            "memory": {**enclave["memory"], "enclave_allocation_mb": 805.3},
+        },
+        enclave.samples,
+    )
+    chosen = choose([bare, emulated, enclave])
+    assert chosen == (bare, enclave, [emulated])
+    text = to_markdown(page(*chosen, prices=None, pictures={}))
+    assert "## The image in a virtual machine" in text
+    assert "**Emulated** on platform **vm**" in text
+    assert "not measured: bare metal: another machine" in text
+    assert "virtual machine" not in to_markdown(page(bare, enclave, [], prices=None, pictures={}))
+
+
 def test_every_published_figure_names_its_source() -> None:
     table: dict[str, Any] = json.loads(PUBLISHED_FILE.read_bytes())
     for row in table["rows"]:
@@ -83,7 +104,7 @@ def test_every_published_figure_names_its_source() -> None:
 
 def test_committed_results_are_what_the_page_shows() -> None:
     docs = ROOT / "docs"
-    paths = sorted((docs / "results").glob("*_results.json"))
+    paths = sorted((docs / "results").rglob("*_results.json"))
     bare, enclave, more = choose([Result.load(path) for path in paths])
     pictures = {name: f"benchmarks-{name}.png" for name in PICTURES}
     text = to_markdown(page(bare, enclave, more, prices=None, pictures=pictures))

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from ephemeralml.bench.suite.effort import Effort
 from ephemeralml.bench.texts import exact_texts
 from ephemeralml.errors import ModelError
 from ephemeralml.inference.encoder import TOKENIZER_FILES
@@ -13,8 +14,6 @@ from ephemeralml.inference.tokenizer import Tokenizer
 from ephemeralml.package.model import CONFIG_FILES, positive_int, read_json_object, read_model_spec
 
 TOKENS: Final = 9
-LENGTHS: Final = (8, 16, 32, 64, 128, 256)
-BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
 _TEXTS: Final = 5
 _BATCH_TOKENS: Final = 32
 _MANY: Final = 256
@@ -46,10 +45,10 @@ class Inputs:
         """As long, for many clients."""
         return exact_texts(_MANY, TOKENS, self._count)
 
-    def sweeps(self) -> dict[str, list[list[str]]]:
+    def sweeps(self, effort: Effort) -> dict[str, list[list[str]]]:
         """Calls by the name of their series: one text of each length, so many texts of 32 tokens at once."""
-        lengths = [length for length in LENGTHS if length <= self._longest]
+        lengths = [length for length in effort.lengths if length <= self._longest]
         found = {f"length/{length}": [[text] for text in exact_texts(3, length, self._count)] for length in lengths}
         tokens = min(_BATCH_TOKENS, self._longest)
-        pool = exact_texts(max(BATCHES), tokens, self._count)
-        return found | {f"batch/{size}": [pool[:size]] for size in BATCHES}
+        pool = exact_texts(max(effort.batches), tokens, self._count)
+        return found | {f"batch/{size}": [pool[:size]] for size in effort.batches}

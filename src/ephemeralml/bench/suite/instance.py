@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from ephemeralml.attestation import Policy
 from ephemeralml.bench.deployment import ColdStart, Measuring, Served, cold_start, stages
+from ephemeralml.bench.owned import Owned, refusal
 from ephemeralml.client import EmbedResult
 from ephemeralml.devcloud.world import Process
 from ephemeralml.host.sources import source_of
 from ephemeralml.session.transport import Address
 
+# A machine whose processor is software takes minutes to start.
+_PATIENCE: Final = 900.0
 _KINDS: Final = {"nitro": "measured", "vm": "emulated"}
 _MIB: Final = 1024 * 1024 / 1e6
 
@@ -25,6 +28,7 @@ class Instance:
     """`eif` serves, `bench_eif` measures itself; both listen at `address`, one at a time.
 
     `package` is a folder or a place in S3, its key released to both images; `options` go to `host run` as they are.
+    Package and KMS are this run's own where there is an `owned`.
     """
 
     platform: str
@@ -36,6 +40,7 @@ class Instance:
     memory_mib: int
     scratch: Path
     options: tuple[str, ...] = ()
+    owned: Owned | None = None
     manifest: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -54,37 +59,37 @@ class Instance:
 
     def _host(self, eif: Path) -> Process:
         return Process(
-            *("host", "run", self.package, "--platform", self.platform, "--eif", str(eif), "--json"),
+            *("host", "run", self.package, "--platform", self.platform, "--eif", str(eif), "--log-format", "json"),
             *("--memory", str(self.memory_mib), "--connect", str(self.address), "--relay", "tcp://127.0.0.1:0"),
             *self.options,
             log=self.scratch / "host.log",
-            environment=dict(os.environ),
+            environment=dict(os.environ) if self.owned is None else self.owned.world.environment("host"),
         )
 
     @contextmanager
     def serve(self) -> Iterator[Served]:
         """A host and its enclave, ready."""
         with self._host(self.eif) as host:
-            ready = host.event("ready")
+            ready = host.event("ready", seconds=_PATIENCE)
             yield Served(ready["relay"], None, self.policy, stages(ready["boot"]))
 
     @contextmanager
     def measure(self) -> Iterator[Measuring]:
         """A host and the enclave that measures itself, ready."""
         with self._host(self.bench_eif) as host:
-            ready = host.event("ready")
+            ready = host.event("ready", seconds=_PATIENCE)
             yield Measuring(self.address, Address.parse(ready["relay"]), stages(ready["boot"]))
 
     def cold_start(self, texts: list[str]) -> tuple[ColdStart, EmbedResult]:
         """Spawn of the host to the first verified answer, then stopped."""
-        return cold_start(lambda: self._host(self.eif), self.policy, texts)
+        return cold_start(lambda: self._host(self.eif), self.policy, texts, patience=_PATIENCE)
 
     def kms_calls(self, action: str) -> int | None:
-        """Unknown: AWS KMS tells CloudTrail, minutes later."""
-        del action
-        return None
+        """Unknown for AWS KMS, which tells CloudTrail, minutes later."""
+        return None if self.owned is None else self.owned.kms_calls(action)
 
     def damaged(self, scratch: Path) -> str | None:
-        """Not tried: the package is not this run's to change."""
-        del scratch
-        return None
+        """Not tried where the package is not this run's to change."""
+        if self.owned is None:
+            return None
+        return refusal(lambda package: replace(self, package=str(package)).measure(), self.owned.damaged_copy(scratch))

@@ -52,7 +52,8 @@ def choose(results: Sequence[Result]) -> tuple[Result | None, Result, list[Resul
         raise BenchError(
             "a report takes at least one enclave's result and at most one of bare metal", code="bench.results"
         )
-    enclave, *more = enclaves
+    # sorted() keeps the order of the others.
+    enclave, *more = sorted(enclaves, key=lambda result: bool(result["platform"] != "local"))
     if bare:
         check_comparable(bare[0], enclave)
     return (bare[0] if bare else None), enclave, more
@@ -99,6 +100,7 @@ def page(
         *sections.quality(bare, enclave),
         Heading(2, "Cost"),
         *sections.cost(enclave, currency, table),
+        *sections.virtual(more),
         Heading(2, "On Nitro"),
         *sections.nitro(enclave, more),
         Heading(2, "What others published"),

@@ -6,7 +6,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from ephemeralml.bench import machine
 from ephemeralml.bench.deployment import Deployment
 from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.ours import model_name
+from ephemeralml.bench.peers import Vectors
 from ephemeralml.bench.suite import measured, served
 from ephemeralml.bench.suite.bare_metal import Bare, BareMetal
 from ephemeralml.bench.suite.effort import Effort
@@ -24,7 +25,9 @@ from ephemeralml.bench.suite.instance import Instance
 from ephemeralml.bench.suite.places import Place
 from ephemeralml.bench.suite.record import Record, to_files
 from ephemeralml.bench.suite.turns import check_files, check_same, compare, encode_in_turns, sweeps, vectors
+from ephemeralml.bench.suite.virtual import virtual_machines
 from ephemeralml.files import write_whole
+from ephemeralml.inference import Encoder
 from ephemeralml.inference.encoder import WEIGHTS_FILE
 from ephemeralml.inference.weights import Weights
 from ephemeralml.package import Manifest
@@ -33,6 +36,10 @@ from ephemeralml.session.transport import Address
 Say = Callable[[str], None]
 Write = Callable[[dict[str, bytes]], list[Path]]
 _NO_BARE: Final = "run with --skip-baseline"
+_EMULATED: Final = {
+    "bare metal": "an emulated processor is another machine than this one: there is no overhead to tell",
+    "longer texts, larger batches, more clients": "minutes each on an emulated processor, and nothing about a real one",
+}
 
 
 class Run:
@@ -51,7 +58,9 @@ class Run:
     ) -> None:
         self._place = place
         self._model = model
-        self._baseline = baseline
+        # Of vectors alone there is something to compare on every machine.
+        self._emulated = place.kind == "emulated"
+        self._baseline = baseline and not self._emulated
         self._effort = effort
         self._scratch = scratch
         self._say = say
@@ -67,8 +76,11 @@ class Run:
         about = machine.describe()
         if self._place.allocation_mb is None:
             self._enclave.absent["memory.enclave_allocation_mb"] = "a process takes none of its own"
+        if self._emulated:
+            self._enclave.absent |= _EMULATED
         with ExitStack() as stack:
             bare = self._start_bare(stack) if self._baseline else None
+            self._expected = self._compute(bare)
             self._phase("the enclave that serves", lambda: self._serving(bare))
             software = self._phase("the enclave that measures itself", lambda: self._inside(bare))
             self._say("what must fail")
@@ -90,6 +102,14 @@ class Run:
         for record in (self._bare, self._enclave):
             record.neighbours[name] = shares
         return result
+
+    def _compute(self, bare: Bare | None) -> Vectors | None:
+        """What the enclave's vectors are held against."""
+        if bare is not None:
+            return vectors(bare.asked, self._inputs.texts)
+        if self._emulated:
+            return Encoder.from_folder(self._model).encode(self._inputs.texts)
+        return None
 
     def _start_bare(self, stack: ExitStack) -> Bare:
         path = self._scratch / "manifest.cose"
@@ -116,11 +136,10 @@ class Run:
     def _serving(self, bare: Bare | None) -> None:
         inputs, effort, record = self._inputs, self._effort, self._enclave
         served.cold_starts(self._place, record, inputs.texts[0], effort, self._say)
-        expected = None if bare is None else vectors(bare.asked, inputs.texts)
         with self._place.serve() as enclave:
             loaded = None if enclave.enclave is None else enclave.memory()
             beside = None if bare is None else (bare.asked, self._bare)
-            served.sealed(enclave, record, inputs.texts, bare=beside, expected=expected, effort=effort)
+            served.sealed(enclave, record, inputs.texts, bare=beside, expected=self._expected, effort=effort)
             served.sessions(enclave, record, inputs.texts[0], effort)
             served.concurrency(enclave, record, inputs.many, effort, self._say)
             worked = None if enclave.enclave is None else enclave.memory()
@@ -151,16 +170,14 @@ class Run:
                 if bare is not None:
                     check_same(about, bare.asked.ask("about"))
                     places.insert(0, (bare.asked, self._bare))
-                    theirs = vectors(bare.asked, inputs.texts)
-                    self._bare.quality = compare(theirs, mine)
-                    record.quality |= {"vectors_sha256": compare(mine, theirs)["vectors_sha256"]}
-                else:
-                    record.quality = compare(mine, None)
+                    self._bare.quality = compare(vectors(bare.asked, inputs.texts), mine)
+                record.quality |= {"vectors_sha256": compare(mine, self._expected)["vectors_sha256"]}
+                if self._expected is None:
                     record.absent["quality"] = _NO_BARE
                 self._say("latency")
                 calls = [[text] for text in inputs.texts]
                 encode_in_turns(places, "inference", calls, iterations=effort.iterations, effort=effort)
-                sweeps(places, inputs.sweeps(), effort=effort, say=self._say)
+                sweeps(places, inputs.sweeps(effort), effort=effort, say=self._say)
                 self._say("parts of a request")
                 measured.parts(asked, record, inputs.texts[0], effort)
                 self._say("key release")
@@ -207,18 +224,25 @@ class Run:
         }
 
 
-def measure_local(model: Path, out: Path, *, baseline: bool, effort: Effort, say: Say) -> list[Path]:
+def measure_here(
+    model: Path, out: Path, *, memory_mib: int | None, baseline: bool, effort: Effort, say: Say
+) -> list[Path]:
     """Owner, KMS, host and enclave of this machine; writes the results into `out` and returns their paths.
 
-    Raises `BenchError` for a run that would give a wrong figure, and as `results_in` does. An interrupted run writes
-    nothing.
+    Enclaves are virtual machines with `memory_mib`, or processes where that is None. Raises `BenchError` for a run that
+    would give a wrong figure, and as `results_in` does. An interrupted run writes nothing.
     """
     inputs = Inputs(model)
     with _prepared(out) as (write, scratch):
         say("starting a KMS and packing the model")
         world = scratch / "world"
         world.mkdir()
-        with Deployment(world, model) as place:
+        made: AbstractContextManager[Place] = (
+            Deployment(world, model)
+            if memory_mib is None
+            else virtual_machines(world, model, memory_mib=memory_mib, scratch=scratch, say=say)
+        )
+        with made as place:
             run = Run(place, model, inputs=inputs, baseline=baseline, effort=effort, scratch=scratch, say=say)
             return write(run.go())
 
@@ -238,7 +262,7 @@ def measure_on(
     effort: Effort,
     say: Say,
 ) -> list[Path]:
-    """As `measure_local`, with enclaves that are `images`: the one that serves, the one that measures itself."""
+    """As `measure_here`, with enclaves that are `images`: the one that serves, the one that measures itself."""
     inputs = Inputs(model)
     with _prepared(out) as (write, scratch):
         place = Instance(

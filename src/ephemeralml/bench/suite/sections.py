@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ephemeralml.bench.report import number
-from ephemeralml.bench.suite.blocks import Block, Items, Paragraph, Table
+from ephemeralml.bench.suite.blocks import Block, Heading, Items, Paragraph, Table
 from ephemeralml.bench.suite.compare import Interval, Result, added, median_of, overhead
 from ephemeralml.bench.suite.cost import Price
 from ephemeralml.bench.suite.projection import SOURCE, project
@@ -40,6 +40,14 @@ def headline(bare: Result | None, enclave: Result) -> list[Block]:
             Paragraph(
                 "On local the enclave is a process of this machine: real protocol, real cryptography, **not "
                 "confidential**, and nothing of what a hypervisor and vsock take is in these figures."
+            )
+        )
+    if enclave["platform"] == "vm":
+        blocks.append(
+            Paragraph(
+                "On vm the enclave is the image that Nitro would start, its own kernel included, in a machine whose "
+                "processor is software: the way through it is real, **times of computing are not** and say nothing of "
+                "Nitro's; it is **not confidential**."
             )
         )
     if enclave["quick"]:
@@ -144,9 +152,13 @@ def cold_start(bare: Result | None, enclave: Result) -> list[Block]:
 
 def release(enclave: Result) -> list[Block]:
     """Document, key release, and the proof that KMS was asked."""
-    controls = enclave["controls"]
     names = ("stage/rsa_key", "stage/attestation", "stage/key_release")
-    said = [
+    return [_side_by_side("ms", names, None, enclave), Items(_controls(enclave)), _boundaries(enclave, *names)]
+
+
+def _controls(enclave: Result) -> list[str]:
+    controls = enclave["controls"]
+    return [
         "KMS's own count of the keys it released while this was measured: " + str(controls["kms_calls"])
         if controls["kms_calls"] is not None
         else "KMS's own count: not told here",
@@ -155,7 +167,6 @@ def release(enclave: Result) -> list[Block]:
         if controls["damaged_package"] is not None
         else "an enclave with one bit of its package changed: not tried here",
     ]
-    return [_side_by_side("ms", names, None, enclave), Items(said), _boundaries(enclave, *names)]
 
 
 def transport(bare: Result | None, enclave: Result) -> list[Block]:
@@ -257,6 +268,32 @@ def cost(enclave: Result, currency: str, prices: Sequence[Price]) -> list[Block]
     ]
 
 
+def virtual(more: Sequence[Result]) -> list[Block]:
+    """The image's own run in a virtual machine: what the local platform leaves out, on a processor of software."""
+    ran = [one for one in more if one["platform"] == "vm"]
+    if not ran:
+        return []
+    one = ran[0]
+    boot = sorted(name for name in one["series"] if name.startswith("boot/"))
+    starts = ("cold_start/ready", "cold_start/attested", "cold_start/first_answer", *boot)
+    difference = one["quality"]["largest_difference"]
+    return [
+        Heading(2, "The image in a virtual machine"),
+        *headline(None, one),
+        _side_by_side("ms", [*starts, "stage/attestation", "stage/key_release", "inference", "end_to_end"], None, one),
+        *transport(None, one),
+        Items(
+            [
+                f"vectors: {difference:.2g} from this machine's at most",
+                f"peak RSS of the enclave's process {number(one['memory']['peak_rss_mb'])} MB, of "
+                f"{number(one['memory']['enclave_allocation_mb'])} MB that its machine has",
+                *_controls(one),
+                *(f"not measured: {name}: {why}" for name, why in one["absent"].items()),
+            ]
+        ),
+    ]
+
+
 def nitro(enclave: Result, more: Sequence[Result]) -> list[Block]:
     """Measured there, or what to expect."""
     there = [one for one in (enclave, *more) if one["platform"] == "nitro" and one["kind"] == "measured"]
@@ -329,7 +366,7 @@ def method(bare: Result | None, enclave: Result) -> list[Block]:
         for reason in enclave["absent"].values()
     }
     said += [f"not measured: {', '.join(names)}: {reason}" for reason, names in absent.items()]
-    if bare is None:
+    if bare is None and "bare metal" not in enclave["absent"]:
         said.append("not measured: bare metal: run with --skip-baseline")
     return [Items(said)]
 

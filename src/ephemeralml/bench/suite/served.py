@@ -22,7 +22,6 @@ from ephemeralml.bench.timing import LEAD_SECONDS, median
 from ephemeralml.client import Client
 from ephemeralml.receipts import ReceiptPolicy, verify_receipt
 
-CLIENTS: Final = (1, 2, 4, 8, 16, 32, 64)
 _SESSIONS: Final = 20
 
 
@@ -91,9 +90,9 @@ def concurrency(
 ) -> None:
     """1 to 64 sessions at once, one text a request."""
     with ExitStack() as stack:
-        clients = [stack.enter_context(served.client()) for _ in range(max(CLIENTS))]
+        clients = [stack.enter_context(served.client()) for _ in range(max(effort.clients))]
         ask_at_once(clients[:8], short, seconds=effort.window_seconds / 4)
-        for number in CLIENTS:
+        for number in effort.clients:
             say(f"{number} clients")
             for _ in range(effort.windows):
                 latencies, seconds = ask_at_once(clients[:number], short, seconds=effort.window_seconds)

@@ -19,6 +19,7 @@ from ephemeralml.bench.timing import LEAD_SECONDS
 
 Place = tuple[Asked, Record]
 SAME: Final = ("threads", "precision", "python", "libraries")
+"""Python by its first two numbers, libraries as loaded."""
 
 
 def encode_in_turns(
@@ -73,13 +74,18 @@ def compare(ours: Vectors, theirs: Vectors | None) -> dict[str, Any]:
 
 def check_same(enclave: Mapping[str, Any], bare: Mapping[str, Any]) -> None:
     """Raises `BenchError` for two processes whose difference would be more than the place."""
+    one, other = ({**about, "python": _minor(about["python"])} for about in (enclave, bare))
     for name in SAME:
-        if enclave[name] != bare[name]:
+        if one[name] != other[name]:
             raise BenchError(
-                f"the enclave has {name} {enclave[name]}, bare metal {bare[name]}: their difference would not be the "
+                f"the enclave has {name} {one[name]}, bare metal {other[name]}: their difference would not be the "
                 "enclave's; give both the same",
                 code="bench.unlike",
             )
+
+
+def _minor(version: str) -> str:
+    return version.rpartition(".")[0]
 
 
 def check_files(digests: Mapping[str, str], expected: Mapping[str, str]) -> None:
