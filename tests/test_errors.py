@@ -51,12 +51,12 @@ def test_a_link_leads_to_the_table_that_has_the_code() -> None:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ('raise E("m", code="a.b")', {"a.b"}),
-        ('_C = "a.c"\nraise E("m", code=_C)', {"a.c"}),
-        ('def f(x):\n    raise E("m", code=f"p.{x}")\nf("one")\nf(x="two")', {"p.one", "p.two"}),
-        ('def f(s, x):\n    raise E("m", code=f"{s}.{x}")\nf("a", "1")\nf("b", "2")', {"a.1", "b.2"}),
-        ('_D = {1: "x", 2: "y"}\nraise E("m", code=f"d.{_D.get(3, \'z\')}")', {"d.x", "d.y", "d.z"}),
-        ('def f(e):\n    raise E("m", code=f"peer.{e.code}")', {"peer.…"}),
+        ('raise AnError("m", code="a.b")', {"a.b"}),
+        ('_C = "a.c"\nraise AnError("m", code=_C)', {"a.c"}),
+        ('def f(x):\n    raise AnError("m", code=f"p.{x}")\nf("one")\nf(x="two")', {"p.one", "p.two"}),
+        ('def f(s, x):\n    raise AnError("m", code=f"{s}.{x}")\nf("a", "1")\nf("b", "2")', {"a.1", "b.2"}),
+        ('_D = {1: "x", 2: "y"}\nraise AnError("m", code=f"d.{_D.get(3, \'z\')}")', {"d.x", "d.y", "d.z"}),
+        ('def f(e):\n    raise AnError("m", code=f"peer.{e.code}")', {"peer.…"}),
     ],
 )
 def test_how_codes_are_read(tmp_path: Path, source: str, found: set[str]) -> None:
@@ -66,5 +66,5 @@ def test_how_codes_are_read(tmp_path: Path, source: str, found: set[str]) -> Non
 
 
 def test_a_code_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    (tmp_path / "module.py").write_text('raise E("m", code=other())')
+    (tmp_path / "module.py").write_text('raise AnError("m", code=other())')
     assert Codes(tmp_path).unknown == {"module.py: other()"}

@@ -53,13 +53,6 @@ def create(kms: KmsServer, policy: str) -> str:
     return KmsKeys(region="us-east-1", endpoint_url=kms.url).create(policy, description="model")
 
 
-def test_help_has_an_example(run: Run) -> None:
-    for command in ("policy", "check", "create-key"):
-        status, out, _ = run(command, "--help")
-        assert status == 0
-        assert "Example:" in out
-
-
 def test_a_printed_policy_is_checked_as_a_file_and_as_a_key(
     run: Run, kms: KmsServer, measurements: Path, tmp_path: Path
 ) -> None:

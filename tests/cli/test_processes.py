@@ -383,7 +383,7 @@ def test_a_damaged_package_is_not_served(
     last = ended.err.splitlines()[-1]
     assert last.startswith("ephemeralml: the enclave did not boot: ")
     assert name.partition(".")[0] in last
-    assert last.endswith(f"[{code}]")
+    assert f" [{code}] docs/errors.md#" in last
     assert nothing_left(scratch)
 
 
@@ -437,7 +437,7 @@ def test_a_key_that_cannot_be_made(world: World, endpoint: str | None, profile: 
     )
     assert (ended.status, ended.out) == (status, "")
     assert ended.err.count("\n") == 1
-    assert ended.err.endswith(f"[{code}]\n")
+    assert ended.err.endswith(f"[{code}] docs/errors.md#kms\n")
 
 
 @pytest.mark.parametrize("body", [b"{}", b"<html>"])

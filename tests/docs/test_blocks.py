@@ -20,6 +20,7 @@ from pages import PAGES, ROOT, Block, blocks
 
 from ephemeralml.attestation import Policy
 from ephemeralml.enclave.configuration import Configuration
+from ephemeralml.errors import docs_link
 from ephemeralml.host.key_policy.statements import read_statements
 
 from .conftest import SHELLS, Desk, runs
@@ -72,6 +73,8 @@ def test_a_file_is_read_by_who_reads_it(block: Block) -> None:
 def read_json(text: str) -> None:
     """By the parser of the file that has these members."""
     match json.loads(text):
+        case {"error": str(), "code": code, "docs": docs}:
+            assert docs == docs_link(code)
         case {"model_owner": _}:
             Configuration.parse(text.encode())
         case {"version": 1, **members} if members.keys() & {"measurements", "insecure_any_measurement"}:

@@ -1,7 +1,8 @@
 """Every code that an error of this package can have, read from its source: constants, and what they are made from.
 
-A code is a keyword ``code=`` of a call. Where that is no constant it is followed back: through f-strings, constants of
-the module, dictionaries, local names, and parameters to each call of their function. What it cannot follow it says.
+A code is a keyword ``code=`` of an error's constructor. Where that is no constant it is followed back: through
+f-strings, constants of the module, dictionaries, local names, and parameters to each call of their function. What it
+cannot follow it says.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Codes:
         for module in self._modules:
             for call, scope in module.calls:
                 for keyword in call.keywords:
-                    if keyword.arg == "code":
+                    # Metrics have a `code` too: one that was raised elsewhere.
+                    if keyword.arg == "code" and _makes_an_error(call):
                         self.found |= self._values(keyword.value, scope)
             self.found |= set(_defaults(module.tree))
 
@@ -202,6 +204,12 @@ def _argument(call: ast.Call, name: str, scope: Scope) -> ast.expr | None:
             return keyword.value
     place = [one for one in _parameters(scope.function) if one not in {"self", "cls"}].index(name)
     return call.args[place] if place < len(call.args) else None
+
+
+def _makes_an_error(call: ast.Call) -> bool:
+    """Whether a call is of an error's class, of its base's constructor, or of what HTTP has for one."""
+    name = _name(call.func)
+    return name.endswith("Error") or name in {"__init__", "Problem"}
 
 
 def _is_anothers(part: ast.expr) -> bool:
