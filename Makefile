@@ -8,6 +8,7 @@ BENCH := .venv-bench
 DOCS := .venv-docs
 BOOTS := 20
 VM_TESTS := "vm"
+DECIDING := codec attestation package session receipts
 # Whose models the image runs: an owner's configuration, or one made on the spot for a look.
 CONFIGURATION := build/enclave.json
 BENCH_PIP := $(BENCH)/bin/python $(INSTALL)
@@ -59,8 +60,8 @@ image: $(VENV)/run $(CONFIGURATION) ## Build the enclave's image, build/enclave.
 	@$(BIN)/ephemeralml image enclave --configuration $(CONFIGURATION) --out build/enclave.eif \
 		--report build/enclave.report.json --sbom build/enclave.cdx.json
 
-test: $(VENV)/dev ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/dev ## Run the tests (COVERAGE=1: and count coverage, as the target of that name does)
+	@$(if $(COVERAGE),PYTHONPATH=scripts) $(BIN)/python -m pytest $(if $(COVERAGE),-p part_coverage)
 
 test-slow: $(VENV)/dev ## Run the long property and soak tests
 	@$(BIN)/python -m pytest -m "slow and not vm"
@@ -79,7 +80,7 @@ lint: $(VENV)/dev ## Style, types, zones
 	$(BIN)/lint-imports
 
 coverage: $(VENV)/dev ## Branch coverage of the parts that decide, at least 95 % each
-	@sh scripts/coverage.sh $(BIN)/python
+	@PYTHONPATH=scripts $(BIN)/python -m pytest -q -p part_coverage $(DECIDING:%=tests/%)
 
 # Of its own: the peers bring half a gigabyte that nothing else here needs. bench.txt is the whole closure.
 $(BENCH)/run: requirements/bench.txt requirements/model.txt pyproject.toml

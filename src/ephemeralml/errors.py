@@ -99,3 +99,10 @@ class BusyError(EphemeralMLError):
     def __init__(self, message: str, *, code: str = "busy", retry_after: float = 1.0) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+
+
+def docs_link(code: str) -> str:
+    """Where a code is explained: a path in this repository, and the heading there."""
+    # Those in capitals are the receipt draft's and stand in one table.
+    family = "receipt-codes" if code[:1].isupper() else code.partition(".")[0]
+    return f"docs/errors.md#{family}"

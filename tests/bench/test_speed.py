@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ephemeralml.bench import latency, machine, speed
 from ephemeralml.bench.case import Bench, Case
+from ephemeralml.bench.memory import memory_of
 from ephemeralml.bench.report import disturbed, markdown, number, target_rows
 from ephemeralml.bench.results import SPEED, read
 from ephemeralml.bench.targets import TARGETS, judge
@@ -77,7 +78,7 @@ def test_all_threads_are_kept_to_two_cpus() -> None:
 
 
 def test_memory_of_a_process() -> None:
-    memory = machine.memory_of(os.getpid())
+    memory = memory_of(os.getpid())
     assert 10 < memory["VmRSS"] <= memory["VmHWM"]
 
 

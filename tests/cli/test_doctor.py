@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from eif import forge
+from samples import OWNER, make_manifest
 
 from ephemeralml.cli import main
 
@@ -46,12 +47,6 @@ class Doctor:
 @pytest.fixture
 def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
     return Doctor(monkeypatch, capsys)
-
-
-def test_help_has_an_example(doctor: Doctor) -> None:
-    status, out = doctor("--help")
-    assert status == 0
-    assert "Example:" in out
 
 
 def test_where_this_suite_runs_the_local_platform_is_ready(doctor: Doctor) -> None:
@@ -102,6 +97,17 @@ def test_nitro_cli_and_an_image_change_what_is_found(
     assert checks["nitro-cli"]["reason"] == "Nitro CLI 1.4.2"
     assert checks["image"]["state"] == "ok"
     assert "manifest.cose is missing" in checks["package"]["reason"]
+
+
+def test_the_package_is_to_be_by_the_owner_of_the_configuration(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "manifest.cose").write_bytes(make_manifest().sign(OWNER))
+    configuration = tmp_path / "enclave.json"
+    for key, said in ((OWNER.public_key().public_bytes_raw(), "is missing"), (b"x" * 32, "not by the model owner")):
+        configuration.write_text(json.dumps({"model_owner": key.hex()}))
+        options = ("--package", str(tmp_path), "--configuration", str(configuration))
+        _, checks = doctor.checks("--platform", "nitro", *options)
+        assert said in checks["package"]["reason"]
+    assert doctor("--configuration", str(tmp_path / "none"))[0] == 2
 
 
 def test_what_is_found_is_no_markup(doctor: Doctor) -> None:

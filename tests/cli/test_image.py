@@ -46,13 +46,6 @@ def build(run: Run, folder: Path) -> Callable[..., tuple[int, str, str]]:
     return call
 
 
-@pytest.mark.parametrize("command", ["build", "enclave", "measure", "describe", "diff"])
-def test_help_has_an_example(run: Run, command: str) -> None:
-    status, out, _ = run("image", command, "--help")
-    assert status == 0
-    assert "Example:" in out
-
-
 def test_from_pieces_to_a_policy(run: Run, build: Run, folder: Path, signer: Signer) -> None:
     signing = ("--private-key", folder / "signer.key", "--signing-certificate", folder / "signer.pem")
     status, out, _ = build("a.eif", *signing)

@@ -65,8 +65,12 @@ def test_image_report_and_bill_agree(run: Run, tmp_path: Path) -> None:
 
     # Spelled otherwise, and signed by nobody: the same image.
     (tmp_path / "enclave.json").write_text(json.dumps({"issuer": "ephemeralml", "model_owner": "AB" * 32}, indent=7))
-    assert run("--recipe", _RECIPE, "--report", tmp_path / "report.json")[0] == 0
-    assert image.measure_eif(eif) == {name: value for name, value in pcrs.items() if name != "PCR8"}
+    status, out, err = run("--recipe", _RECIPE, "--report", tmp_path / "report.json", "--json")
+    assert (status, err) == (0, "")
+    said = json.loads(out)
+    assert (said["image"], said["bytes"]) == (str(eif), eif.stat().st_size)
+    assert said["ramdisks"]["total"] == {name: total[name] for name in said["ramdisks"]["total"]}
+    assert said["pcrs"] == image.measure_eif(eif) == {name: value for name, value in pcrs.items() if name != "PCR8"}
     again = json.loads((tmp_path / "report.json").read_text())
     assert [part["entries"] for part in again["ramdisks"]] == [part["entries"] for part in report["ramdisks"]]
     assert configuration in again["ramdisks"][1]["entries"]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -44,37 +44,13 @@ def _owner_key(run: Run, tmp_path: Path) -> Path:
     return key
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *(
-            "keygen",
-            "pack",
-            "rewrap",
-            "push",
-            "inspect",
-            "policy create",
-            "enclave run",
-            "host run",
-            "kms run",
-            "s3 run",
-        ),
-        *("rewrap", "embed", "verify", "demo", "gateway", "gateway key", "bench gateway"),
-    ],
-)
-def test_help_has_an_example(run: Run, command: str) -> None:
-    status, out, _ = run(*command.split(), "--help")
-    assert status == 0
-    assert "Example:" in out
-
-
 @pytest.mark.parametrize("digest", ["", "00", "0" * 63, "0" * 65, "g" * 64, " ".join(["00"] * 32), "\u0663" * 64])
 def test_rewrap_takes_one_form_of_digest(run: Run, tmp_path: Path, digest: str) -> None:
     key = _owner_key(run, tmp_path)
     command = ("rewrap", tmp_path / "package", tmp_path / "out", "--key", key, "--kms-key", ARN)
     status, _, error = run(*command, "--from", digest)
     assert status == 2
-    assert error.endswith("[package.digest]\n")
+    assert error.endswith("[package.digest] docs/errors.md#package\n")
     status, _, error = run(*command)
     assert status == 2
     assert "--from" in error
@@ -170,15 +146,19 @@ def test_embed_against_something_that_is_no_enclave(
     run: Run, policy: Path, listener: socket.socket, banner: bytes
 ) -> None:
     def serve() -> None:
-        connection, _ = listener.accept()
-        with closing(connection):
-            connection.recv(65536)
-            connection.sendall(banner)
+        # A client whose connection ended comes once more, and would wait for an answer.
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with closing(connection):
+                    connection.recv(65536)
+                    connection.sendall(banner)
 
     thread = threading.Thread(target=serve)
     thread.start()
     address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
     status, out, err = run("embed", "a secret text", "--policy", policy, "--address", address)
+    listener.shutdown(socket.SHUT_RDWR)
     thread.join()
     assert status == 1
     assert out == ""

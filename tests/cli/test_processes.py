@@ -405,7 +405,7 @@ def test_a_relay_port_in_use(world: World, start: Start, scratch: Path, silent: 
     assert ended.status == 2
     assert ended.err.count("\n") == 1
     assert f"cannot listen on tcp://127.0.0.1:{port(silent)}: " in ended.err
-    assert ended.err.endswith("[address.in_use]\n")
+    assert ended.err.endswith("[address.in_use] docs/errors.md#address\n")
     assert nothing_left(scratch)
 
 
@@ -414,7 +414,7 @@ def test_a_kms_port_in_use(start: Start, scratch: Path, silent: socket.socket) -
     assert ended.status == 2
     assert ended.err.count("\n") == 1
     assert f"127.0.0.1:{port(silent)}" in ended.err
-    assert ended.err.endswith("[kms.address]\n")
+    assert ended.err.endswith("[kms.address] docs/errors.md#kms\n")
     # What it made first is whole: another port will do.
     again = start(*serve_kms(scratch))
     again.wait_for("serving on ")
@@ -456,7 +456,7 @@ def test_a_key_from_something_that_is_no_kms(world: World, silent: socket.socket
     thread.join()
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.count("\n") == 1
-    assert ended.err.endswith("[kms.answer]\n")
+    assert ended.err.endswith("[kms.answer] docs/errors.md#kms\n")
 
 
 # Ctrl-C. Every command ends with 130, a server that serves included.

@@ -64,7 +64,7 @@ class Place:
         return Process(
             *("host", "run", "s3://models/tiny", "--s3-endpoint", self.s3_url, "--kms-endpoint", self.world.kms_url),
             *("--configuration", str(self.configuration), "--root", str(self.world.root)),
-            *("--relay", "tcp://127.0.0.1:0", "--json"),
+            *("--relay", "tcp://127.0.0.1:0", "--log-format", "json"),
             log=self.folder / "host.log",
             environment=self.world.environment("host"),
         )

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frames import read_frame
 from samples import OWNER, PCRS, make_manifest
 from samples import RECEIPT_KEY as KEY
+from threads import in_threads
 
 from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client
@@ -448,22 +450,13 @@ def test_it_waits_no_longer_than_the_call_may_take(enclave: Callable[..., tuple[
 
 def test_closing_ends_the_wait(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
     running, client = enclave(once_closed, greet=away(*range(1, 1000)), timeout=60)
-    raised: list[EphemeralMLError] = []
-
-    def work() -> None:
-        try:
-            client.embed(["a"])
-        except EphemeralMLError as error:
-            raised.append(error)
-
-    waiting = threading.Thread(target=work)
-    waiting.start()
-    while running.sessions < 3:
-        assert waiting.is_alive()
-        time.sleep(0.01)
-    client.close()
-    waiting.join(20)
-    assert [error.code for error in raised] == ["session.closed"]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.embed, ["a"])
+        while running.sessions < 3:
+            assert not waiting.done()
+            time.sleep(0.01)
+        client.close()
+        assert getattr(waiting.exception(20), "code", None) == "session.closed"
 
 
 def test_another_enclave_is_no_reason_to_try_again(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
@@ -475,6 +468,15 @@ def test_another_enclave_is_no_reason_to_try_again(enclave: Callable[..., tuple[
         client.embed(["a"])
     assert caught.value.step == "measurements"
     assert running.sessions == 2
+
+
+def each_gets_its_own(client: Client, count: int) -> None:
+    """As many threads as answers, each of another shape."""
+
+    def work(number: int) -> None:
+        assert client.embed(["x"] * (number + 1)).vectors.shape == (number + 1, 4)
+
+    assert in_threads(count, work) == []
 
 
 def test_all_that_is_in_flight_at_the_end_is_asked_again_in_one_new_session(
@@ -494,18 +496,8 @@ def test_all_that_is_in_flight_at_the_end_is_asked_again_in_one_new_session(
             session.send(FrameType.CLOSE, Notice("restart", "over").to_bytes())
 
     running, client = enclave(answer)
-    shapes: dict[int, tuple[int, ...]] = {}
-
-    def work(count: int) -> None:
-        shapes[count] = client.embed(["x"] * count).vectors.shape
-
     with client:
-        threads = [threading.Thread(target=work, args=(count,)) for count in range(1, 9)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert shapes == {count: (count, 4) for count in range(1, 9)}
+        each_gets_its_own(client, 8)
         assert client.attestations == running.sessions == 2
         assert len(running.requests) == 8 + 7
 
@@ -641,21 +633,9 @@ def silent_host() -> Iterator[str]:
 
 def test_threads_that_wait_for_one_handshake_do_not_wait_in_turn(silent_host: str) -> None:
     client = Client(silent_host, policy=Policy.insecure_any_measurement(), timeout=0.5)
-    codes: list[str] = []
-
-    def work() -> None:
-        try:
-            client.embed(["a"])
-        except EphemeralMLError as error:
-            codes.append(error.code)
-
-    threads = [threading.Thread(target=work) for _ in range(10)]
     start = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert codes == ["transport.timeout"] * 10
+    raised = in_threads(10, lambda _: client.embed(["a"]))
+    assert [getattr(error, "code", None) for error in raised] == ["transport.timeout"] * 10
     # In turn they would take five seconds.
     assert time.monotonic() - start < 3
 
@@ -673,23 +653,12 @@ def test_a_call_that_began_before_a_close_opens_no_session_after_it(
         original(self, *arguments, **options)
 
     monkeypatch.setattr(Connection, "__init__", slowly)
-    codes: list[str] = []
-
-    def work() -> None:
-        try:
-            client.embed(["a"])
-        except EphemeralMLError as error:
-            codes.append(error.code)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    assert shaking.wait(10)
-    client.close()
-    go.set()
-    for thread in threads:
-        thread.join()
-    assert codes == ["session.closed"] * 2
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(client.embed, ["a"]) for _ in range(2)]
+        assert shaking.wait(10)
+        client.close()
+        go.set()
+        assert [getattr(one.exception(), "code", None) for one in waiting] == ["session.closed"] * 2
     assert running.requests == []
     assert client._connection is None
 
@@ -731,23 +700,14 @@ def test_closing_does_not_wait_for_a_silent_host(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         client = Client(address, policy=Policy.insecure_any_measurement(), timeout=20)
-        raised: list[EphemeralMLError] = []
-
-        def work() -> None:
-            try:
-                client.embed(["a"])
-            except EphemeralMLError as error:
-                raised.append(error)
-
-        connecting = threading.Thread(target=work)
-        connecting.start()
-        silent, _ = server.accept()
-        start = time.monotonic()
-        client.close()
-        assert time.monotonic() - start < 5
-        silent.close()
-        connecting.join(10)
-        assert len(raised) == 1
+        with ThreadPoolExecutor(1) as pool:
+            connecting = pool.submit(client.embed, ["a"])
+            silent, _ = server.accept()
+            start = time.monotonic()
+            client.close()
+            assert time.monotonic() - start < 5
+            silent.close()
+            assert isinstance(connecting.exception(10), EphemeralMLError)
 
 
 def test_a_result_says_what_it_is_worth(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
@@ -791,18 +751,8 @@ def test_answers_in_any_order_find_their_threads(enclave: Callable[..., tuple[En
                 rightly(session, one)
 
     _, client = enclave(answer)
-    shapes: dict[int, tuple[int, ...]] = {}
-
-    def work(count: int) -> None:
-        shapes[count] = client.embed(["x"] * count).vectors.shape
-
     with client:
-        threads = [threading.Thread(target=work, args=(count,)) for count in range(1, 5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert shapes == {count: (count, 4) for count in range(1, 5)}
+        each_gets_its_own(client, 4)
 
 
 def test_an_interrupted_request_does_not_spoil_the_next(
@@ -835,20 +785,11 @@ def test_a_request_that_no_enclave_would_read_is_not_sent(enclave: Callable[...,
 def test_a_closed_client_wakes_those_who_wait(enclave: Callable[..., tuple[Enclave, Client]]) -> None:
     asked = threading.Event()
     running, client = enclave(lambda *_: asked.set())
-    raised: list[EphemeralMLError] = []
-
-    def work() -> None:
-        try:
-            client.embed(["a"])
-        except EphemeralMLError as error:
-            raised.append(error)
-
-    waiting = threading.Thread(target=work)
-    waiting.start()
-    assert asked.wait(5)
-    client.close()
-    waiting.join(5)
-    assert [error.code for error in raised] == ["session.closed"]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.embed, ["a"])
+        assert asked.wait(5)
+        client.close()
+        assert getattr(waiting.exception(5), "code", None) == "session.closed"
     assert running.sessions == 1
 
 

@@ -16,7 +16,7 @@ from ephemeralml.attestation import AWS_NITRO_ROOT_G1_SHA256, SessionBinding
 from ephemeralml.attestation.binding import KeyReleaseBinding
 from ephemeralml.client import channel, client
 from ephemeralml.codec import cbor
-from ephemeralml.enclave import connection
+from ephemeralml.enclave import requests
 from ephemeralml.host import relay
 from ephemeralml.inference import batcher
 from ephemeralml.session import handshake, hostlink, hpke, keys, limits, records, transport
@@ -115,7 +115,7 @@ LIMITS: Mapping[str, tuple[float, ...]] = {
         batcher.MAX_CHARACTERS // batcher.SESSION_SHARE,
     ),
     "characters of one text": (batcher.MAX_TEXT_CHARACTERS,),
-    "receipts a session remembers for `previous`": (connection._RECEIPTS_REMEMBERED,),
+    "receipts a session remembers for `previous`": (requests._RECEIPTS_REMEMBERED,),
     "relay: connections, in all and per client address": (relay.MAX_CONNECTIONS, relay.MAX_CONNECTIONS_PER_ADDRESS),
     "enclave: seconds to answer what is in work when told to stop": (limits.DRAIN_SECONDS,),
     "client: seconds between two looks for an enclave that is away": (client._AWAY_SECONDS,),

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -48,7 +47,7 @@ def ready(address, stages):
     print(address, flush=True)
 asyncio.run(run_host(plan, open_source=lambda: FolderSource(package), on_ready=ready,
                      on_restart=lambda error, seconds: None, on_kept=lambda error: None,
-                     on_closed=lambda relayed: None))
+                     on_closed=lambda relayed: None, on_metrics=lambda address: None))
 """
 
 
@@ -255,29 +254,6 @@ def strict(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     }
     with deployment(tmp_path_factory.mktemp("s"), tiny_model, limits) as running:
         yield running
-
-
-@pytest.fixture
-def in_threads() -> Callable[[int, Callable[[int], object]], list[BaseException]]:
-    """Runs a function in so many threads at once, with each one's number; returns what they raised."""
-
-    def run(count: int, work: Callable[[int], object]) -> list[BaseException]:
-        raised: list[BaseException] = []
-
-        def one(number: int) -> None:
-            try:
-                work(number)
-            except BaseException as error:  # noqa: BLE001
-                raised.append(error)
-
-        threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return raised
-
-    return run
 
 
 @pytest.fixture

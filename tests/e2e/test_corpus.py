@@ -19,10 +19,12 @@ from ephemeralml.devcloud.world import WorldError, run
 from ephemeralml.errors import ConfigurationError, TransportError
 from ephemeralml.receipts import Bundle, verify_bundle
 
+from .conftest import Deployment
+
 TEXTS = [f"text {number}" + " and more" * (number % 7) for number in range(5 * PER_REQUEST - 3)]
 
 
-def test_encode_is_the_model(deployed: Any) -> None:
+def test_encode_is_the_model(deployed: Deployment) -> None:
     expected = deployed.encoder.encode(TEXTS)
     with deployed.client() as client:
         np.testing.assert_allclose(client.encode(TEXTS, normalize_embeddings=True), expected, atol=1e-5)
@@ -31,7 +33,7 @@ def test_encode_is_the_model(deployed: Any) -> None:
         assert client.manifest.model_id == "tiny"
 
 
-def test_each_request_of_many_has_its_own_receipt(deployed: Any) -> None:
+def test_each_request_of_many_has_its_own_receipt(deployed: Deployment) -> None:
     with deployed.client() as client:
         results = list(client.embed_iter(iter(TEXTS), batch_size=100))
     np.testing.assert_allclose(
@@ -43,7 +45,7 @@ def test_each_request_of_many_has_its_own_receipt(deployed: Any) -> None:
 
 @pytest.mark.parametrize("suffix", [".npy", ".jsonl"])
 def test_a_corpus_that_is_interrupted_is_gone_on_with(
-    deployed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    deployed: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     out, receipts, asked = tmp_path / f"vectors{suffix}", tmp_path / "proof.aer", 0
     embed = Client.embed
@@ -79,7 +81,7 @@ def test_a_corpus_that_is_interrupted_is_gone_on_with(
     assert len({verdict.receipt.sha256 for verdict in proved}) == 5
 
 
-def test_the_command_writes_one_file_of_bundles_and_verify_reads_it(deployed: Any, tmp_path: Path) -> None:
+def test_the_command_writes_one_file_of_bundles_and_verify_reads_it(deployed: Deployment, tmp_path: Path) -> None:
     policy, corpus, proof = tmp_path / "policy.json", tmp_path / "lines.txt", tmp_path / "proof.aer"
     deployed.policy.save(policy)
     texts = [*TEXTS[: 2 * PER_REQUEST], "one\u2028line\x0b still"]
@@ -102,7 +104,7 @@ def test_the_command_writes_one_file_of_bundles_and_verify_reads_it(deployed: An
             run(*verify)
 
 
-def test_the_example_for_vector_stores_runs(deployed: Any, tmp_path: Path) -> None:
+def test_the_example_for_vector_stores_runs(deployed: Deployment, tmp_path: Path) -> None:
     deployed.policy.save(tmp_path / "policy.json")
     example = Path(__file__).parents[2] / "examples" / "vector_store.py"
     environment = os.environ | {

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from gateways import Served, gateway
 
+from .conftest import Deployment
+
 TEXTS = [f"text {number}" + " and more" * (number % 7) for number in range(150)]
 
 # Each in a process of its own, as its users have it: their caches and warnings stay there.
@@ -48,7 +50,7 @@ print(json.dumps([many, later, [model.get_query_embedding(text) for text in text
 
 
 @pytest.fixture(scope="module")
-def served(deployed: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(deployed: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with gateway(tmp_path_factory.mktemp("gateway"), deployed.address, deployed.policy) as running:
         yield running
 
@@ -65,7 +67,7 @@ def said(script: str, served: Served, folder: Path, *, needs: str) -> Any:
 
 @pytest.mark.parametrize(("script", "needs"), [(_LANGCHAIN, "langchain_openai"), (_LLAMA_INDEX, "llama_index")])
 def test_a_framework_gets_the_models_vectors(
-    served: Served, deployed: Any, tmp_path: Path, script: str, needs: str
+    served: Served, deployed: Deployment, tmp_path: Path, script: str, needs: str
 ) -> None:
     expected = deployed.encoder.encode(TEXTS)
     many, later, single = said(script, served, tmp_path, needs=needs)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -22,8 +22,6 @@ import pytest
 from gateways import Served, gateway, starting
 from relaying import PATIENCE, relaying
 
-from ephemeralml.attestation import Policy
-from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.devcloud.world import WorldError, run
 from ephemeralml.gateway.pool import SESSIONS
 from ephemeralml.host.relay import Relayed
@@ -32,21 +30,10 @@ from ephemeralml.receipts import verify_bundle
 from ephemeralml.session.handshake import ClientHandshake
 from ephemeralml.session.transport import Address
 
+from .conftest import Deployment
+
 TEXTS = ["hello world.", "", "a", "the quick brown fox, again and again!" * 10, "\u00fcml\u00e4ut \U0001f600"]
 SECRET = "the patient with the rare name"
-
-
-class Deployment(Protocol):
-    """The fixtures of conftest.py."""
-
-    policy: Policy
-    address: str
-    encoder: Encoder
-    package: Path
-    enclave: LocalEnclave
-    start: Callable[..., LocalEnclave]
-
-    def restart(self) -> None: ...
 
 
 @pytest.fixture(scope="module")

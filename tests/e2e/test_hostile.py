@@ -8,17 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
 from frames import read_frame
+from threads import in_threads
 
-from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
-from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.errors import AttestationError, BusyError, EphemeralMLError, SessionError, TransportError
-from ephemeralml.inference import Encoder
 from ephemeralml.session.blocking import write_all
 from ephemeralml.session.frames import HEADER, FrameType, decode_header, encode_frame
 from ephemeralml.session.handshake import ClientHandshake, now
@@ -27,20 +25,9 @@ from ephemeralml.session.messages import EmbedRequest, Request
 from ephemeralml.session.records import Sealer
 from ephemeralml.session.transport import Address, connect
 
+from .conftest import Deployment
+
 MIB = 1024 * 1024
-
-
-class Deployment(Protocol):
-    """The fixtures of conftest.py."""
-
-    policy: Policy
-    address: str
-    encoder: Encoder
-    enclave: LocalEnclave
-
-    @property
-    def enclave_rss(self) -> int: ...
-    def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client: ...
 
 
 def dial(deployment: Deployment) -> socket.socket:
@@ -417,22 +404,9 @@ def test_answers_out_of_their_order_on_the_wire_are_refused(between: Any) -> Non
         return [frame, *held] if side == "down" and number == 3 else [frame]
 
     client, _ = between(change)
-    raised: list[EphemeralMLError] = []
-
-    def work(text: str) -> None:
-        try:
-            client.embed([text])
-        except EphemeralMLError as error:
-            raised.append(error)
-
     with client:
-        threads = [threading.Thread(target=work, args=(text,)) for text in ("a", "b")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(raised) == 2
-    assert all(error.code == "record.authentication" for error in raised)
+        raised = in_threads(2, lambda number: client.embed([str(number)]))
+    assert [getattr(error, "code", error) for error in raised] == ["record.authentication"] * 2
 
 
 def test_evidence_of_another_session_is_refused(between: Any, deployed: Deployment) -> None:

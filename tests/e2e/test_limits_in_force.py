@@ -9,18 +9,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
 from frames import read_frame
 from sealed import PATIENCE, Session
 
-from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
-from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.errors import BusyError, TransportError
-from ephemeralml.inference import Encoder
 from ephemeralml.session.blocking import write_all
 from ephemeralml.session.frames import FrameType
 from ephemeralml.session.handshake import ClientHandshake
@@ -28,21 +24,9 @@ from ephemeralml.session.limits import HANDSHAKE_FRAME_BYTES
 from ephemeralml.session.messages import Notice, Refusal, Request
 from ephemeralml.session.transport import Address, connect
 
+from .conftest import Deployment
+
 MIB = 1024 * 1024
-
-
-class Deployment(Protocol):
-    """The fixtures of conftest.py."""
-
-    policy: Policy
-    address: str
-    encoder: Encoder
-    package: Path
-    enclave: LocalEnclave
-
-    @property
-    def enclave_rss(self) -> int: ...
-    def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client: ...
 
 
 Deploy = Callable[[Path, Path, dict[str, int]], AbstractContextManager[Deployment]]

@@ -7,13 +7,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
+from threads import in_threads
 
 from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client, EmbedResult
@@ -21,21 +21,9 @@ from ephemeralml.errors import AttestationError, BusyError, RequestError, Transp
 from ephemeralml.inference import Encoder
 from ephemeralml.receipts import verify_bundle
 
+from .conftest import Deployment
+
 TEXTS = ["hello world.", "", "a", "the quick brown fox, again and again!" * 10, "\u00fcml\u00e4ut \U0001f600"]
-InThreads = Callable[[int, Callable[[int], object]], list[BaseException]]
-
-
-class Deployment(Protocol):
-    """The fixtures of conftest.py."""
-
-    policy: Policy
-    address: str
-    encoder: Encoder
-    owner: bytes
-    enclave_rss: int
-
-    def client(self, *, timeout: float = 10, policy: Policy | None = None) -> Client: ...
-    def restart(self) -> None: ...
 
 
 def same(result: EmbedResult, encoder: Encoder, texts: list[str]) -> None:
@@ -123,7 +111,7 @@ def test_a_request_of_a_thousand_texts(deployed: Deployment) -> None:
         same(client.embed(texts), deployed.encoder, texts)
 
 
-def test_many_threads_share_one_client(deployed: Deployment, in_threads: InThreads) -> None:
+def test_many_threads_share_one_client(deployed: Deployment) -> None:
     with deployed.client() as client:
         results: dict[int, EmbedResult] = {}
 
@@ -140,7 +128,7 @@ def test_many_threads_share_one_client(deployed: Deployment, in_threads: InThrea
     assert sorted(result.receipt.claims.sequence_number or 0 for result in results.values()) == list(range(80))
 
 
-def test_several_clients(deployed: Deployment, in_threads: InThreads) -> None:
+def test_several_clients(deployed: Deployment) -> None:
     def work(number: int) -> None:
         with deployed.client() as client:
             for turn in range(3):
@@ -179,7 +167,7 @@ def test_a_client_attests_once_more_after_a_restart(deployed: Deployment, caplog
         assert client.embed(["and on"]).receipt.claims.sequence_number == 1
 
 
-def test_many_threads_attest_once_more_together(deployed: Deployment, in_threads: InThreads) -> None:
+def test_many_threads_attest_once_more_together(deployed: Deployment) -> None:
     with deployed.client() as client:
         client.embed(["before"])
         deployed.restart()
@@ -205,7 +193,7 @@ def test_an_idle_session_ends_and_the_client_goes_on(strict: Deployment) -> None
         assert client.attestations == 2
 
 
-def test_too_many_requests_in_flight_are_busy(strict: Deployment, in_threads: InThreads) -> None:
+def test_too_many_requests_in_flight_are_busy(strict: Deployment) -> None:
     with strict.client() as client:
         texts = ["the quick brown fox jumps over the lazy dog"] * 1024
         raised = in_threads(8, lambda _: client.embed(texts))

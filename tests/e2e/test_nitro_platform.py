@@ -84,7 +84,8 @@ class Host:
         }
         given = dict(zip(options[::2], options[1::2], strict=True))
         flat = [text for pair in (arguments | given).items() for text in pair if text is not True]
-        command = [sys.executable, "-m", "ephemeralml.cli", "host", "run", str(deployed.package), "--json"]
+        command = [sys.executable, "-m", "ephemeralml.cli", "host", "run", str(deployed.package)]
+        command += ["--log-format", "json"]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
                 [*command, *map(str, flat)],

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import boto3
 import numpy as np
@@ -17,7 +17,6 @@ from relaying import relaying
 
 from ephemeralml.attestation import Measurements, Policy
 from ephemeralml.client import Client, EmbedResult
-from ephemeralml.devcloud.hypervisor import LocalEnclave
 from ephemeralml.devcloud.world import World, WorldError, run
 from ephemeralml.errors import AttestationError, TransportError
 from ephemeralml.inference import Encoder
@@ -26,17 +25,6 @@ from ephemeralml.receipts import verify_bundle
 from ephemeralml.session.transport import Address, connect
 
 PATIENCE = 60
-
-
-class Deployment(Protocol):
-    """The fixtures of conftest.py."""
-
-    policy: Policy
-    encoder: Encoder
-    package: Path
-    enclave: LocalEnclave
-
-    start: Callable[..., LocalEnclave]
 
 
 def verified(result: EmbedResult, policy: Policy) -> bytes:

@@ -22,6 +22,7 @@ from sealed import PATIENCE, Session, request
 from ephemeralml.attestation import Policy
 from ephemeralml.enclave import connection as module
 from ephemeralml.enclave.server import Server
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.errors import TransportError
 from ephemeralml.inference import Batcher
 from ephemeralml.session.blocking import write_all
@@ -45,7 +46,7 @@ class Running:
 
     async def _serve(self, enclave: GatedEnclave, batcher: Batcher) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = Server(enclave.booted, batcher=batcher, on_refusing=lambda _: None)
+        self.server = Server(enclave.booted, batcher=batcher, tally=Tally(), on_refusing=lambda _: None)
 
         async def ready(_: Address) -> None:
             self._ready.set()
@@ -58,12 +59,12 @@ class Running:
 
     def in_work(self, count: int) -> None:
         """Waits until so many requests are."""
-        await_(lambda: sum(len(connection._asked) for connection in self.connections) == count)
+        await_(lambda: sum(one._requests.in_work for one in self.connections if one._requests is not None) == count)
 
     def drain(self) -> None:
         """Tells it to stop, and waits until every session was told."""
         self.loop.call_soon_threadsafe(self.server.drain)
-        await_(lambda: all(one.ending or one._answered is not None for one in self.connections))
+        await_(lambda: all(one.ending or one._draining for one in self.connections))
 
     def ended(self) -> None:
         self._thread.join(PATIENCE)

@@ -17,7 +17,8 @@ from typing import Any
 import boto3
 import pytest
 from samples import OWNER, make_manifest
-from tls import KMS_NAME, Authority, Closable, Handler, Loop, forwarding, replying
+from tls import KMS_NAME, Authority, Handler, Loop, forwarding, replying
+from tunnels import tunnelling
 
 from ephemeralml.codec import cbor
 from ephemeralml.devcloud.kms import Credential, KmsServer
@@ -28,10 +29,9 @@ from ephemeralml.enclave.key_release import KeyRequest
 from ephemeralml.enclave.kms_direct import DirectKms
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import KeyReleaseError
-from ephemeralml.host.services import Services
-from ephemeralml.package import FolderSource, KeyRecord
+from ephemeralml.package import KeyRecord
 from ephemeralml.session.hostlink import success
-from ephemeralml.session.transport import Address, listen
+from ephemeralml.session.transport import Address
 
 ROLE = Credential("ASIA" + "R" * 16, "role-secret", "arn:aws:iam::000000000000:role/host", "role-token")
 ADMIN = Credential("AKIA" + "A" * 16, "admin-secret", "arn:aws:iam::000000000000:user/owner")
@@ -127,27 +127,8 @@ def host(loop: Loop, tmp_path: Path, kms: Kms) -> Callable[..., Upstream]:
     """A real host, which tunnels to the server at that port, as an enclave sees it."""
 
     def make(port: int, *, tunnel: bool = True) -> Upstream:
-        package = tmp_path / "package"
-        package.mkdir()
-        (package / "manifest.cose").write_bytes(replace(make_manifest(), key=kms.record).sign(OWNER))
-
-        async def on_state(*_: str) -> None:
-            raise AssertionError
-
-        services = Services(
-            lambda: FolderSource(package),
-            kms_endpoint=f"https://127.0.0.1:{port}",
-            on_state=on_state,
-            kms_tunnel=tunnel,
-        )
-        address = Address("unix", path=f"{tmp_path}/services")
-
-        async def listening() -> Closable:
-            server, _ = await listen(address, services.connected)
-            return server
-
-        loop.start(listening())
-        return Upstream(address)
+        signed = replace(make_manifest(), key=kms.record).sign(OWNER)
+        return Upstream(tunnelling(loop, tmp_path, manifest=signed, port=port, tunnel=tunnel))
 
     return make
 

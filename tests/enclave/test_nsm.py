@@ -6,7 +6,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,8 @@ from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.nsm import NitroSecurityModule
 from ephemeralml.enclave.security_module import RESPONSE_BYTES, SecurityModuleError
+
+from .conftest import threads_get_their_own
 
 PCRS = {index: bytes([index + 1]) * 48 for index in range(3)}
 ROOT = DevelopmentRoot.create()
@@ -188,20 +189,7 @@ def test_a_request_that_the_driver_would_not_take_is_not_sent(driver: NsmDriver,
 
 
 def test_threads_get_their_own_answers(driver: NsmDriver, module: NitroSecurityModule) -> None:
-    wrong: list[int] = []
-
-    def work(number: int) -> None:
-        nonce = bytes((number,)) * 32
-        documents = [AttestationDocument.parse(module.attest(nonce=nonce)) for _ in range(3)]
-        if {document.nonce for document in documents} != {nonce}:
-            wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    threads_get_their_own(module)
     assert len(driver.requests) == 24
 
 

@@ -23,6 +23,8 @@ from ephemeralml.enclave.security_module import (
     SocketSecurityModule,
 )
 
+from .conftest import threads_get_their_own
+
 PCRS = {index: bytes([index + 1]) * 48 for index in range(3)}
 
 
@@ -88,20 +90,7 @@ def test_extend_and_lock(behind: Callable[..., SecurityModule], nsm: SoftwareNsm
 
 def test_threads_get_their_own_answers(behind: Callable[..., SecurityModule], nsm: SoftwareNsm) -> None:
     module = behind(nsm.handle)
-    wrong: list[int] = []
-
-    def work(number: int) -> None:
-        nonce = bytes((number,)) * 32
-        documents = [AttestationDocument.parse(module.attest(nonce=nonce)) for _ in range(3)]
-        if {document.nonce for document in documents} != {nonce}:
-            wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    threads_get_their_own(module)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from samples import OWNER, PCRS, make_manifest
+from gated import booted
+from samples import PCRS
 from sealed import PATIENCE
 
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave import __main__ as program
-from ephemeralml.enclave.boot import Booted
-from ephemeralml.enclave.configuration import Configuration
 from ephemeralml.enclave.security_module import SecurityModule
 from ephemeralml.enclave.server import Server
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.inference import Batcher, Encoder
 from ephemeralml.session.frames import HEADER, FrameType
 from ephemeralml.session.handshake import ClientHandshake
@@ -57,18 +56,6 @@ def test_handshakes_that_are_refused_are_told_of_once(
 ) -> None:
     module = Module()
     encoder = Encoder.from_folder(tiny_model)
-    manifest = make_manifest(model_id="tiny", dimension=encoder.dimension)
-    booted = Booted(
-        configuration=Configuration(model_owner=OWNER.public_key().public_bytes_raw()),
-        module=module,
-        manifest=manifest,
-        signed_manifest=manifest.sign(OWNER),
-        encoder=encoder,
-        boot_id=b"b" * 16,
-        receipt_key=Ed25519PrivateKey.generate(),
-        production=False,
-        stages={},
-    )
 
     async def ask(_: Address) -> None:
         for ahead, code in [
@@ -84,7 +71,7 @@ def test_handshakes_that_are_refused_are_told_of_once(
         server.drain()
 
     with Batcher(encoder) as batcher:
-        server = Server(booted, batcher=batcher, on_refusing=program._print_refusing)
+        server = Server(booted(encoder, module), batcher=batcher, tally=Tally(), on_refusing=program._print_refusing)
         asyncio.run(server.serve(Address("unix", path=f"{tmp_path}/enclave"), ready=ask))
     assert capsys.readouterr().err.splitlines() == [
         f"enclave: refusing handshakes [{code}]" for code in ("clock.drift", "nsm.failed")

@@ -15,8 +15,6 @@ from ephemeralml.gateway.app import Api, Parts
 from ephemeralml.gateway.metrics import Metrics
 from ephemeralml.gateway.pool import Pool
 from ephemeralml.gateway.receipts import Receipts
-from ephemeralml.gateway.server import Plan
-from ephemeralml.session.transport import Address
 
 BODY = json.dumps({"model": "m", "input": "a"}).encode()
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -98,26 +96,3 @@ def test_an_enclave_that_is_away_is_worth_another_try() -> None:
 )
 def test_a_local_gateway_answers_to_no_name_but_its_own(host: str, admitted: bool) -> None:
     assert (asyncio.run(ask(api(), whole, host=host))[0] != 421) is admitted
-
-
-@pytest.mark.parametrize(
-    ("listen", "local"),
-    [
-        *(
-            ("tcp://127.0.0.1:1", True),
-            ("tcp://127.8.0.1:1", True),
-            ("tcp://[::1]:1", True),
-            ("tcp://localhost:1", True),
-        ),
-        *(
-            ("unix:///s", True),
-            ("tcp://0.0.0.0:1", False),
-            ("tcp://[::]:1", False),
-            ("tcp://127.0.0.1.example:1", False),
-        ),
-    ],
-)
-def test_what_only_this_machine_reaches(listen: str, local: bool) -> None:
-    policy = Policy.insecure_any_measurement()
-    plan = Plan(relay="", policy=policy, listen=Address.parse(listen), keys=None, receipts=None, keep=1)
-    assert plan.is_local is local

@@ -97,7 +97,7 @@ def test_what_the_host_itself_lacks_is_no_hang_of_the_enclaves(
         raise TransportError("cannot reach it", code="transport.unreachable") from OSError(number, os.strerror(number))
 
     monkeypatch.setattr(health, "open_stream", lacking)
-    assert asked(tmp_path, seconds=2) is None
+    assert asked(tmp_path, seconds=1) is None
 
 
 def test_nobody_at_the_address_hangs_too(tmp_path: Path) -> None:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import OWNER, make_manifest
+from samples import IDLE, OWNER, make_manifest
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import KeyReleaseError, PackageError
+from ephemeralml.exposition import read
 from ephemeralml.host import kms as module
 from ephemeralml.host.kms import ReleasedKey
+from ephemeralml.host.metrics import HostMetrics
+from ephemeralml.host.relay import Relay
 from ephemeralml.host.services import Services
-from ephemeralml.package import ArtifactSource, FolderSource, Reader
+from ephemeralml.package import ArtifactSource, FolderSource, Manifest, Reader
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk
 from ephemeralml.session.transport import Address, listen, open_stream
 
@@ -39,8 +44,11 @@ def package(tmp_path: Path) -> Path:
 class Host:
     def __init__(self, source: ArtifactSource, folder: Path) -> None:
         self.states: list[tuple[str, str, str]] = []
+        self.metrics = HostMetrics()
         self._address = Address("unix", path=f"{folder}/services")
-        self._services = Services(lambda: source, kms_endpoint="http://127.0.0.1:9", on_state=self._on_state)
+        self._services = Services(
+            lambda: source, kms_endpoint="http://127.0.0.1:9", on_state=self._on_state, metrics=self.metrics
+        )
 
     async def _on_state(self, state: str, code: str, message: str) -> None:
         self.states.append((state, code, message))
@@ -167,6 +175,58 @@ def test_state_is_told(host: Host) -> None:
     assert host.states == [("failed", "a.b", "why")]
 
 
+def value(host: Host, name: str, **labels: str) -> float:
+    """Of the metrics, as Prometheus reads them."""
+    text = host.metrics.render(Relay(None, on_closed=lambda _: None), serving=False)
+    return read(text)[name, tuple(sorted(labels.items()))]
+
+
+def test_a_report_is_counted(host: Host) -> None:
+    report = replace(IDLE, sessions=7, sessions_open=2)
+    assert host.ask(report.to_bytes()) == ({"ok": {}}, b"")
+    assert value(host, "ephemeralml_sessions_total") == 7
+    assert value(host, "ephemeralml_sessions") == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sessions": -1},
+        {"stages": [[2**53]] * 4},
+        {"refused": [0] * 4000},
+        {"boot": bytes(4096)},
+        {f"label_{number}": number for number in range(2000)},
+    ],
+)
+def test_a_hostile_report_is_refused_and_counts_for_nothing(host: Host, change: dict[str, Any]) -> None:
+    before = host.ask(replace(IDLE, sessions=7).to_bytes())
+    assert before == ({"ok": {}}, b"")
+    told = cbor.decode(replace(IDLE, sessions=9).to_bytes())
+    assert isinstance(told, dict)
+    answer, _ = host.ask(told | change)
+    assert answer["error"]["code"] == "hostlink.malformed"
+    assert value(host, "ephemeralml_sessions_total") == 7
+    assert value(host, "ephemeralml_host_errors_total", code="hostlink.malformed") == 1
+
+
+def test_the_model_is_the_one_that_was_handed_to_the_enclave_that_became_ready(host: Host, package: Path) -> None:
+    ready = {"ask": Ask.STATE.value, "state": "ready", "code": "", "message": ""}
+    signed = make_manifest(model_id="tiny").sign(OWNER)
+    (package / "manifest.cose").write_bytes(signed)
+    host.ask({"ask": Ask.MANIFEST.value})
+    (package / "manifest.cose").write_bytes(make_manifest(model_id="next").sign(OWNER))
+    host.ask(ready)
+    manifest = Manifest.verify(signed, owner=None)
+    labels = {"model": "tiny", "version": "3", "precision": manifest.spec.precision}
+    assert value(host, "ephemeralml_model_info", **labels, digest=manifest.digest.hex()) == 1
+
+
+def test_an_enclave_that_says_it_serves_what_nobody_can_is_survived(host: Host) -> None:
+    host.ask({"ask": Ask.MANIFEST.value})
+    host.ask({"ask": Ask.STATE.value, "state": "ready", "code": "", "message": "b"})
+    assert host.states == [("ready", "", "b")]
+
+
 @contextmanager
 def kms(monkeypatch: pytest.MonkeyPatch, release: Callable[..., ReleasedKey]) -> Iterator[list[dict[str, Any]]]:
     seen: list[dict[str, Any]] = []
@@ -187,6 +247,8 @@ def test_key_is_asked_of_kms_as_the_enclave_said(host: Host, monkeypatch: pytest
     with kms(monkeypatch, lambda: ReleasedKey(ARN, b"sealed")) as seen:
         answer, _ = host.ask(ASK.to_bytes())
     assert answer == {"ok": {"key_arn": ARN, "ciphertext_for_recipient": b"sealed"}}
+    assert value(host, "ephemeralml_key_releases_total", way="broker") == 1
+    assert time.time() - value(host, "ephemeralml_attestation_timestamp_seconds", purpose="key-release") < 60
     assert seen == [
         {"region": "us-east-1", "endpoint_url": "http://127.0.0.1:9"},
         {
@@ -205,12 +267,14 @@ def test_a_prepared_client_is_the_one_that_is_asked(tmp_path: Path, monkeypatch:
         raise AssertionError
 
     with kms(monkeypatch, lambda: ReleasedKey(ARN, b"sealed")) as seen:
-        services = Services(lambda: FolderSource(tmp_path), kms_endpoint=None, on_state=on_state)
+        services = Services(lambda: FolderSource(tmp_path), kms_endpoint=None, on_state=on_state, metrics=HostMetrics())
         services.prepare()
         services.prepare()
         assert seen == [{"region": "us-east-1", "endpoint_url": None}]
         # Nothing to prepare for is no failure: the enclave's own question says what is wrong.
-        Services(lambda: FolderSource(tmp_path / "none"), kms_endpoint=None, on_state=on_state).prepare()
+        Services(
+            lambda: FolderSource(tmp_path / "none"), kms_endpoint=None, on_state=on_state, metrics=HostMetrics()
+        ).prepare()
     assert len(seen) == 1
 
 
@@ -221,6 +285,8 @@ def test_a_refusal_of_kms_is_passed_on(host: Host, monkeypatch: pytest.MonkeyPat
     with kms(monkeypatch, refuse):
         answer, _ = host.ask(ASK.to_bytes())
     assert answer == {"error": {"code": "kms.access_denied", "message": "not for you"}}
+    assert value(host, "ephemeralml_key_releases_total", way="broker") == 0
+    assert value(host, "ephemeralml_host_errors_total", code="kms.access_denied") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 from samples import OWNER, make_manifest
-from tls import Closable, Loop
+from tls import Loop
+from tunnels import tunnelling
 
 from ephemeralml.codec import cbor
 from ephemeralml.errors import ConfigurationError, KeyReleaseError
 from ephemeralml.host import tunnel as module
-from ephemeralml.host.services import Services
 from ephemeralml.host.tunnel import destination, temporary_credentials
-from ephemeralml.package import FolderSource
 from ephemeralml.session.blocking import read_exactly, write_all
 from ephemeralml.session.hostlink import Ask
-from ephemeralml.session.transport import Address, connect, listen
+from ephemeralml.session.transport import Address, connect
 
 ARN = "arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-0000-0000-000000000000"
 
@@ -104,25 +103,7 @@ def services(tmp_path: Path) -> Callable[..., Address]:
     """The address of a host whose tunnels lead to that port."""
 
     def make(loop: Loop, port: int, *, kms_tunnel: bool = True) -> Address:
-        (tmp_path / "manifest.cose").write_bytes(make_manifest().sign(OWNER))
-
-        async def on_state(*_: str) -> None:
-            raise AssertionError
-
-        made = Services(
-            lambda: FolderSource(tmp_path),
-            kms_endpoint=f"https://127.0.0.1:{port}",
-            on_state=on_state,
-            kms_tunnel=kms_tunnel,
-        )
-        address = Address("unix", path=f"{tmp_path}/services")
-
-        async def listening() -> Closable:
-            server, _ = await listen(address, made.connected)
-            return server
-
-        loop.start(listening())
-        return address
+        return tunnelling(loop, tmp_path, manifest=make_manifest().sign(OWNER), port=port, tunnel=kms_tunnel)
 
     return make
 

@@ -200,6 +200,54 @@ def test_a_session_of_many_requests_takes_no_more_turns_than_another(batcher: Ba
     assert engine.calls[1:4] == [[1, 2], [1, 2], [1, 1]]
 
 
+def test_dear_texts_one_by_one_get_no_more_than_cheap_ones_in_a_row(batcher: Batcher, engine: StubEngine) -> None:
+    """Its next text is there as soon as the one before is answered."""
+    hold(batcher, engine)
+    honest = [batcher.submit(["1*8"] * 256, session=number) for number in range(8)]
+    dear = 0
+
+    def again(_: object) -> None:
+        nonlocal dear
+        if not all(future.done() for future in honest):
+            dear += 1
+            batcher.submit(["2*512"], session="hostile").add_done_callback(again)
+
+    again(None)
+    engine.gate.set()
+    assert [future.result(PATIENCE).tokens for future in honest] == [2048] * 8
+    # Four are as many tokens; with its debts forgotten, it had one at each turn: 32.
+    assert 3 <= dear <= 6
+
+
+def test_what_the_machine_delayed_shuts_no_session_out(
+    batcher: Batcher, encoder: Encoder, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause of 0.6 s while one text is tokenized would cost as much as 12,000 tokens."""
+
+    def pause(texts: Sequence[str]) -> list[list[int]]:
+        if texts == ["0"]:
+            time.sleep(0.6)
+        return tokenize(texts)
+
+    hold(batcher, engine)
+    monkeypatch.setattr(encoder, "tokenize", pause)
+    other = batcher.submit(["1*8"] * 1300, session="other")
+    delayed = batcher.submit(["0", "0*2"], session="delayed")
+    engine.gate.set()
+    assert delayed.result(PATIENCE).tokens == 3
+    assert not other.done()
+
+
+def test_debts_end_with_the_queue(batcher: Batcher, engine: StubEngine) -> None:
+    hold(batcher, engine)
+    indebted = [batcher.submit(["1*512"], session=number) for number in range(20)]
+    engine.gate.set()
+    concurrent.futures.wait(indebted, PATIENCE)
+    batcher.submit(["1"]).result(PATIENCE)
+    batcher.close()
+    assert not batcher._sessions
+
+
 @pytest.mark.parametrize(
     ("texts", "code"),
     [
@@ -306,6 +354,7 @@ def test_many_threads(batcher: Batcher) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         list(pool.map(request, range(1, 33)))
+    batcher.close()
     assert (batcher._waiting.texts, batcher._waiting.characters, len(batcher._sessions)) == (0, 0, 0)
 
 

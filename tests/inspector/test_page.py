@@ -189,4 +189,4 @@ def test_the_last_file_dropped_is_the_one_judged(inspector: Inspector, world: Wo
         """,
         good,
     )
-    assert "BUNDLE_MALFORMED" in wait(inspector, "refused").text
+    assert "BUNDLE_FORMAT" in wait(inspector, "refused").text

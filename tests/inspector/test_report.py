@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 from browser import Inspector
@@ -12,7 +13,7 @@ from bundles import World
 
 from ephemeralml.attestation import Policy
 from ephemeralml.errors import EphemeralMLError
-from ephemeralml.inspector import render_report
+from ephemeralml.inspector import judge_file, render_report
 from ephemeralml.inspector.page import read_words
 from ephemeralml.receipts import Bundle, BundleVerdict, verify_bundle
 
@@ -24,8 +25,11 @@ def judged(bundle: bytes, policy: Policy) -> BundleVerdict | EphemeralMLError:
         return error
 
 
-def report(bundle: bytes, policy: Policy, name: str = "answer.aer") -> str:
-    return render_report(judged(bundle, policy), policy=policy, name=name)
+def report(data: bytes, policy: Policy, name: str = "answer.aer") -> str:
+    with NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return render_report(judge_file(Path(file.name), policy=policy), policy=policy, name=name)
 
 
 def test_an_accepted_bundle_shows_every_step_and_what_is_not_proved(world: World) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,10 +22,12 @@ from ephemeralml.package import (
     ModelSpec,
     encryption_context,
     pack,
+    rewrap,
     stream,
 )
 
 KEY_ARN = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+NEW_ARN = "arn:aws:kms:us-east-1:111122223333:key/9999abcd-12ab-34cd-56ef-1234567890ab"
 SPEC = ModelSpec(architecture="BertModel", pooling="mean", normalize=True, max_sequence_length=256, dimension=384)
 
 
@@ -44,6 +48,18 @@ class RandomKeys:
         return DataKey(plaintext=self.dek, wrapped=self.wrapped, key_arn=self.key_arn, provider=self.provider)
 
 
+@dataclass
+class NewKey:
+    """A `KeyRewrapper` that remembers what it was asked; `changes` are its mistakes."""
+
+    asked: list[KeyRecord] = field(default_factory=list)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def rewrap(self, record: KeyRecord) -> KeyRecord:
+        self.asked.append(record)
+        return dataclasses.replace(record, **{"key_arn": NEW_ARN, "wrapped_dek": b"wrapped anew", **self.changes})
+
+
 @dataclass(frozen=True)
 class Packed:
     """A package on disk and what opens it."""
@@ -57,6 +73,7 @@ class Packed:
         return FolderSource(self.folder)
 
 
+Run: TypeAlias = Callable[..., Manifest]
 MakeManifest: TypeAlias = Callable[..., Manifest]
 MakePackage: TypeAlias = Callable[[str], Packed]
 
@@ -115,6 +132,62 @@ def make_package(model: Path, tmp_path: Path, owner_key: Ed25519PrivateKey, spec
         return Packed(out, manifest, keys.dek)
 
     return make
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Alone in its folder, so that leftovers show."""
+    (tmp_path / "packages").mkdir()
+    return tmp_path / "packages" / "out"
+
+
+@pytest.fixture
+def packing(model: Path, out: Path, keys: RandomKeys, owner_key: Ed25519PrivateKey, spec: ModelSpec) -> Run:
+    """`pack` with the arguments given instead of the usual ones."""
+
+    def call(**changes: Any) -> Manifest:
+        arguments: dict[str, Any] = {
+            "folder": model,
+            "out": out,
+            "owner_key": owner_key,
+            "version": 7,
+            "keys": keys,
+            "spec": spec,
+            "model_id": "test/model",
+            **changes,
+        }
+        return pack(arguments.pop("folder"), arguments.pop("out"), **arguments)
+
+    return call
+
+
+@pytest.fixture
+def new_key() -> NewKey:
+    return NewKey()
+
+
+@pytest.fixture
+def rewrapping(package: Packed, out: Path, new_key: NewKey, owner_key: Ed25519PrivateKey) -> Run:
+    """`rewrap` with the arguments given instead of the usual ones."""
+
+    def call(**changes: Any) -> Manifest:
+        usual = {"digest": package.manifest.digest, "owner_key": owner_key, "keys": new_key}
+        arguments: dict[str, Any] = {**usual, **changes}
+        old, new = rewrap(arguments.pop("source", package.source), arguments.pop("out", out), **arguments)
+        assert old.digest == arguments["digest"]
+        return new
+
+    return call
+
+
+@contextmanager
+def refusal(out: Path, kind: type[BaseException], code: str | None = None) -> Iterator[None]:
+    """Expects the error, and nothing left beside or at `out`."""
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(kind) as caught:
+        yield
+    assert sorted(out.parent.iterdir()) == before
+    assert getattr(caught.value, "code", None) == code
 
 
 @pytest.fixture

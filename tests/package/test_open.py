@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -13,17 +12,10 @@ from ephemeralml.errors import PackageError
 from ephemeralml.package import FolderSource, Manifest, open_package
 from ephemeralml.package.stream import CHUNK_SIZE, HEADER_SIZE, TAG_SIZE
 
+from .conftest import Packed
+
 WEIGHTS = "model.safetensors.enc"
 BOX = CHUNK_SIZE + TAG_SIZE
-
-
-class Packed(Protocol):
-    folder: Path
-    manifest: Manifest
-    dek: bytes
-
-    @property
-    def source(self) -> FolderSource: ...
 
 
 def refused(package: Packed, *, dek: bytes | None = None, folder: Path | None = None) -> str:

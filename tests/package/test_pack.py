@@ -1,78 +1,28 @@
 from __future__ import annotations
 
-import errno
 import os
-import resource
 import shutil
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ephemeralml.errors import EphemeralMLError, KeyReleaseError, ModelError, PackageError
-from ephemeralml.package import DataKey, FolderSource, Manifest, ModelSpec, open_package, pack
+from ephemeralml.errors import KeyReleaseError, ModelError, PackageError
+from ephemeralml.package import DataKey, FolderSource, Manifest, open_package
 from ephemeralml.package.stream import CHUNK_SIZE, ciphertext_size
 
-
-class Keys(Protocol):
-    key_arn: str
-    provider: str
-    size: int
-    wrapped: bytes
-    contexts: list[Mapping[str, str]]
-    dek: bytes
-
-    def generate_data_key(self, encryption_context: Mapping[str, str]) -> DataKey: ...
-
-
-Run = Callable[..., Manifest]
+from .conftest import RandomKeys, Run, refusal
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """Alone in its folder, so that leftovers show."""
-    (tmp_path / "packages").mkdir()
-    return tmp_path / "packages" / "out"
+def run(packing: Run) -> Run:
+    return packing
 
 
-@pytest.fixture
-def run(model: Path, out: Path, keys: Keys, owner_key: Ed25519PrivateKey, spec: ModelSpec) -> Run:
-    """`pack` with the arguments given instead of the usual ones."""
-
-    def call(**changes: Any) -> Manifest:
-        arguments: dict[str, Any] = {
-            "folder": model,
-            "out": out,
-            "owner_key": owner_key,
-            "version": 7,
-            "keys": keys,
-            "spec": spec,
-            "model_id": "test/model",
-            **changes,
-        }
-        return pack(arguments.pop("folder"), arguments.pop("out"), **arguments)
-
-    return call
-
-
-@contextmanager
-def refusal(out: Path, kind: type[BaseException], code: str | None = None) -> Iterator[None]:
-    """Expects the error, and nothing left beside or at `out`."""
-    before = sorted(out.parent.iterdir())
-    with pytest.raises(kind) as caught:
-        yield
-    assert sorted(out.parent.iterdir()) == before
-    if isinstance(caught.value, EphemeralMLError):
-        assert caught.value.code == code
-
-
-def test_pack(run: Run, model: Path, out: Path, keys: Keys, owner: bytes) -> None:
+def test_pack(run: Run, model: Path, out: Path, keys: RandomKeys, owner: bytes) -> None:
     start = int(time.time())
     manifest = run(license="Apache-2.0")
     assert (manifest.model_id, manifest.version, manifest.license) == ("test/model", 7, "Apache-2.0")
@@ -99,7 +49,7 @@ def test_pack(run: Run, model: Path, out: Path, keys: Keys, owner: bytes) -> Non
     assert len(list(out.rglob("*"))) == len(manifest.artifacts) + 2  # the manifest and 1_Pooling
 
 
-def test_nothing_of_the_model_shows(run: Run, model: Path, out: Path, keys: Keys) -> None:
+def test_nothing_of_the_model_shows(run: Run, model: Path, out: Path, keys: RandomKeys) -> None:
     run()
     written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     weights = (model / "model.safetensors").read_bytes()
@@ -135,7 +85,7 @@ def test_only_what_must_be_there_is_needed(run: Run, model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_missing_files_are_named(run: Run, model: Path, out: Path, keys: Keys, name: str) -> None:
+def test_missing_files_are_named(run: Run, model: Path, out: Path, keys: RandomKeys, name: str) -> None:
     (model / name).unlink()
     with refusal(out, ModelError, "model.missing"):
         run()
@@ -149,7 +99,9 @@ def test_no_folder_at_all(run: Run, tmp_path: Path, out: Path) -> None:
         run(folder=tmp_path / "absent")
 
 
-def test_links_as_hugging_face_caches_make_them(run: Run, model: Path, tmp_path: Path, out: Path, keys: Keys) -> None:
+def test_links_as_hugging_face_caches_make_them(
+    run: Run, model: Path, tmp_path: Path, out: Path, keys: RandomKeys
+) -> None:
     blob = tmp_path / "blob"
     (model / "model.safetensors").rename(blob)
     (model / "model.safetensors").symlink_to(Path("..") / "blob")
@@ -176,24 +128,17 @@ def test_only_regular_files(run: Run, model: Path, out: Path) -> None:
         run()
 
 
-def test_too_large(run: Run, model: Path, out: Path, keys: Keys) -> None:
+def test_too_large(run: Run, model: Path, out: Path, keys: RandomKeys) -> None:
     os.truncate(model / "model.safetensors", (4 << 30) + 1)
     with refusal(out, PackageError, "package.too_large"):
         run()
     assert keys.contexts == []
 
 
-@pytest.mark.parametrize("existing", ["file", "folder", "link"])
-def test_out_exists(run: Run, out: Path, keys: Keys, existing: str) -> None:
-    if existing == "file":
-        out.write_text("mine")
-    elif existing == "folder":
-        out.mkdir()
-    else:
-        out.symlink_to("nowhere")
+def test_out_is_looked_at_before_the_model(run: Run, out: Path) -> None:
+    out.mkdir()
     with refusal(out, PackageError, "package.exists"):
         run(folder="/absent")
-    assert keys.contexts == []
 
 
 def test_out_appears_meanwhile(run: Run, out: Path) -> None:
@@ -208,21 +153,16 @@ def test_out_appears_meanwhile(run: Run, out: Path) -> None:
     assert [path.name for path in out.parent.rglob("*")] == ["out", "mine"]
 
 
-def test_no_folder_to_write_to(run: Run, out: Path) -> None:
-    with refusal(out, PackageError, "package.io"):
-        run(out=out.parent / "absent" / "out")
-
-
 @pytest.mark.parametrize("change", [{"version": 0}, {"model_id": ""}, {"license": "\n"}])
 def test_bad_arguments_are_refused_before_a_key_is_asked_for(
-    run: Run, out: Path, keys: Keys, change: dict[str, object]
+    run: Run, out: Path, keys: RandomKeys, change: dict[str, object]
 ) -> None:
     with refusal(out, PackageError, "manifest.malformed"):
         run(**change)
     assert keys.contexts == []
 
 
-def test_what_the_key_provider_gives_is_checked(run: Run, out: Path, keys: Keys) -> None:
+def test_what_the_key_provider_gives_is_checked(run: Run, out: Path, keys: RandomKeys) -> None:
     keys.size = 16
     with refusal(out, PackageError, "package.dek"):
         run()
@@ -250,40 +190,6 @@ def test_interruptions_leave_nothing(run: Run, out: Path, moment: float, failure
 
     with refusal(out, failure):
         run(progress=interrupt)
-
-
-def test_a_full_disk(run: Run, out: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with refusal(out, PackageError, "package.no_space"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK_SIZE + 1000, hard))
-        try:
-            run()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EIO, "io")]
-)
-def test_each_failing_sync(run: Run, out: Path, number: int, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fsync, countdown = os.fsync, 0
-
-    def count(descriptor: int) -> None:
-        nonlocal countdown
-        countdown -= 1
-        if countdown == 0:
-            raise OSError(number, os.strerror(number))
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", count)
-    manifest = run()
-    shutil.rmtree(out)
-    syncs = -countdown
-    assert syncs == len(manifest.artifacts) + 1 + 2 + 1  # artifacts, manifest, two folders, and the one around them
-    for position in range(1, syncs + 1):
-        countdown = position
-        with refusal(out, PackageError, f"package.{code}"):
-            run()
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "same size", "replace"])
@@ -319,7 +225,7 @@ def test_memory_is_bounded(run: Run, model: Path) -> None:
         tracemalloc.stop()
 
 
-def test_contents_in_place_of_the_folder_s(run: Run, model: Path, out: Path, keys: Keys) -> None:
+def test_contents_in_place_of_the_folder_s(run: Run, model: Path, out: Path, keys: RandomKeys) -> None:
     kept = (model / "model.safetensors").read_bytes()
     manifest = run(replaced={"model.safetensors": b"converted"})
     opened = open_package(manifest, source=FolderSource(out), dek=keys.dek)
@@ -329,7 +235,7 @@ def test_contents_in_place_of_the_folder_s(run: Run, model: Path, out: Path, key
     assert (model / "model.safetensors").read_bytes() == kept
 
 
-def test_only_files_of_a_package_are_replaced(run: Run, out: Path, keys: Keys) -> None:
+def test_only_files_of_a_package_are_replaced(run: Run, out: Path, keys: RandomKeys) -> None:
     with pytest.raises(ValueError, match="replaced"):
         run(replaced={"pytorch_model.bin": b""})
     assert not out.exists()

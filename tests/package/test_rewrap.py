@@ -3,85 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ephemeralml.errors import KeyReleaseError, PackageError
-from ephemeralml.package import FolderSource, KeyRecord, Manifest, open_package, rewrap
-from ephemeralml.package.stream import CHUNK_SIZE
+from ephemeralml.package import FolderSource, KeyRecord, Manifest, open_package
 
-NEW_ARN = "arn:aws:kms:us-east-1:111122223333:key/9999abcd-12ab-34cd-56ef-1234567890ab"
-
-
-class Packed(Protocol):
-    folder: Path
-    manifest: Manifest
-    dek: bytes
-
-    @property
-    def source(self) -> FolderSource: ...
-
-
-@dataclass
-class NewKey:
-    """A `KeyRewrapper` that remembers what it was asked; `changes` are its mistakes."""
-
-    asked: list[KeyRecord] = field(default_factory=list)
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    def rewrap(self, record: KeyRecord) -> KeyRecord:
-        self.asked.append(record)
-        return dataclasses.replace(record, **{"key_arn": NEW_ARN, "wrapped_dek": b"wrapped anew", **self.changes})
-
-
-Run = Callable[..., Manifest]
+from .conftest import NEW_ARN, NewKey, Packed, Run, refusal
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """Alone in its folder, so that leftovers show."""
-    (tmp_path / "packages").mkdir()
-    return tmp_path / "packages" / "out"
-
-
-@pytest.fixture
-def new_key() -> NewKey:
-    return NewKey()
-
-
-@pytest.fixture
-def run(package: Packed, out: Path, new_key: NewKey, owner_key: Ed25519PrivateKey) -> Run:
-    """`rewrap` with the arguments given instead of the usual ones."""
-
-    def call(**changes: Any) -> Manifest:
-        usual = {"digest": package.manifest.digest, "owner_key": owner_key, "keys": new_key}
-        arguments: dict[str, Any] = {**usual, **changes}
-        old, new = rewrap(arguments.pop("source", package.source), arguments.pop("out", out), **arguments)
-        assert old.digest == arguments["digest"]
-        return new
-
-    return call
-
-
-@contextmanager
-def refusal(out: Path, kind: type[BaseException], code: str | None = None) -> Iterator[None]:
-    """Expects the error, and nothing left beside or at `out`."""
-    before = sorted(out.parent.iterdir())
-    with pytest.raises(kind) as caught:
-        yield
-    assert sorted(out.parent.iterdir()) == before
-    assert getattr(caught.value, "code", None) == code
+def run(rewrapping: Run) -> Run:
+    return rewrapping
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -186,19 +127,6 @@ def test_a_refusal_of_the_key_service(run: Run, out: Path) -> None:
         run(keys=Refusing())
 
 
-@pytest.mark.parametrize("existing", ["file", "folder", "link"])
-def test_out_exists(run: Run, out: Path, new_key: NewKey, existing: str) -> None:
-    if existing == "file":
-        out.write_text("mine")
-    elif existing == "folder":
-        out.mkdir()
-    else:
-        out.symlink_to("nowhere")
-    with refusal(out, PackageError, "package.exists"):
-        run()
-    assert new_key.asked == []
-
-
 def test_in_place_is_refused(run: Run, package: Packed) -> None:
     before = files(package.folder)
     with pytest.raises(PackageError) as caught:
@@ -225,45 +153,6 @@ def test_a_package_that_is_not_whole_is_not_copied(
     damage(package.folder / "tokenizer.json.enc")
     with refusal(out, PackageError, code):
         run()
-
-
-def test_no_folder_to_write_to(run: Run, out: Path) -> None:
-    with refusal(out, PackageError, "package.io"):
-        run(out=out.parent / "absent" / "out")
-
-
-def test_a_full_disk(run: Run, out: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with refusal(out, PackageError, "package.no_space"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK_SIZE + 1000, hard))
-        try:
-            run()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EIO, "io")]
-)
-def test_each_failing_sync(run: Run, out: Path, number: int, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fsync, countdown = os.fsync, 0
-
-    def count(descriptor: int) -> None:
-        nonlocal countdown
-        countdown -= 1
-        if countdown == 0:
-            raise OSError(number, os.strerror(number))
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", count)
-    manifest = run()
-    shutil.rmtree(out)
-    syncs = -countdown
-    assert syncs == len(manifest.artifacts) + 1 + 2 + 1  # artifacts, manifest, two folders, the one around them
-    for position in range(1, syncs + 1):
-        countdown = position
-        with refusal(out, PackageError, f"package.{code}"):
-            run()
 
 
 @pytest.mark.parametrize("moment", [0, 1, 4])

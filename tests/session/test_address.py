@@ -70,6 +70,18 @@ def test_the_socket_file_of_a_listener(text: str, path: str) -> None:
     assert Address.parse(text).listening_path == path
 
 
+@pytest.mark.parametrize(
+    ("listen", "local"),
+    [
+        *[(f"tcp://{host}:1", True) for host in ("127.0.0.1", "127.8.0.1", "[::1]", "localhost")],
+        *[(f"tcp://{host}:1", False) for host in ("0.0.0.0", "[::]", "127.0.0.1.example")],
+        *(("unix:///s", True), ("vsock://3:5", False), ("vsock+unix:///s:5", False)),
+    ],
+)
+def test_what_only_this_machine_reaches(listen: str, local: bool) -> None:
+    assert Address.parse(listen).is_local is local
+
+
 @given(
     st.text()
     | st.text().map("tcp://{}:1".format)

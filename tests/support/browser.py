@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from ephemeralml.attestation import Policy
-from ephemeralml.errors import EphemeralMLError, PolicyError
-from ephemeralml.receipts import verify_bundle
+from ephemeralml.errors import PolicyError
+from ephemeralml.inspector import judge_file
 
 # One drop after another, each waited for; what the page shows is read from its own elements.
 _JUDGE = """
@@ -109,19 +109,30 @@ def python_outcome(bundle: bytes, policy: bytes | None) -> Outcome:
         trusted = Policy.insecure_any_measurement() if policy is None else _load(policy)
     except PolicyError as error:
         return Outcome(verdict="refused", code=error.code, steps=())
-    try:
-        verdict: Any = verify_bundle(bundle, policy=trusted)
-        code, kind = "", "verified" if verdict.confidential else "not-confidential" if policy else "no-policy"
-    except EphemeralMLError as error:
-        verdict, code, kind = getattr(error, "verdict", None), error.code, "refused"
-    return Outcome(verdict=kind, code=code, steps=tuple((step.name, step.ok, step.detail) for step in verdict.steps))
+    with _written(bundle) as path:
+        findings = judge_file(path, policy=trusted)
+    shown: Any = findings.shown
+    kind = "no-policy" if policy is None and not findings.refused else findings.kind
+    if not findings.refused:
+        return Outcome(verdict=kind, code="", steps=_steps(shown))
+    return Outcome(verdict=kind, code=shown.code, steps=_steps(getattr(shown, "verdict", None)))
+
+
+def _steps(verdict: Any) -> tuple[tuple[str, bool, str], ...]:
+    return tuple((step.name, step.ok, step.detail) for step in verdict.steps)
 
 
 def _load(policy: bytes) -> Policy:
+    with _written(policy) as path:
+        return Policy.load(path)
+
+
+@contextmanager
+def _written(data: bytes) -> Iterator[Path]:
     with NamedTemporaryFile() as file:
-        file.write(policy)
+        file.write(data)
         file.flush()
-        return Policy.load(file.name)
+        yield Path(file.name)
 
 
 @contextmanager

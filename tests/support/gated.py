@@ -23,7 +23,7 @@ from ephemeralml.enclave import __main__ as program
 from ephemeralml.enclave import connection
 from ephemeralml.enclave.boot import Booted
 from ephemeralml.enclave.configuration import Configuration
-from ephemeralml.enclave.security_module import SocketSecurityModule
+from ephemeralml.enclave.security_module import SecurityModule, SocketSecurityModule
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.inference import Batcher, Encoder
 from ephemeralml.session.transport import Address
@@ -59,6 +59,22 @@ class Gate:
         await_(self._reached.exists)
 
 
+def booted(encoder: Encoder, module: SecurityModule) -> Booted:
+    """An enclave that has its model."""
+    manifest = make_manifest(model_id="tiny", dimension=encoder.dimension)
+    return Booted(
+        configuration=Configuration(model_owner=OWNER.public_key().public_bytes_raw()),
+        module=module,
+        manifest=manifest,
+        signed_manifest=manifest.sign(OWNER),
+        encoder=encoder,
+        boot_id=b"b" * 16,
+        receipt_key=Ed25519PrivateKey.generate(),
+        production=False,
+        stages={},
+    )
+
+
 class GatedEnclave:
     """Booted, with the model in `model`; its evidence is under a development root of its own, saved in `folder`."""
 
@@ -79,18 +95,7 @@ class GatedEnclave:
             return engine(ids)
 
         encoder.run = run  # type: ignore[method-assign]
-        manifest = make_manifest(model_id="tiny", dimension=encoder.dimension)
-        self.booted = Booted(
-            configuration=Configuration(model_owner=OWNER.public_key().public_bytes_raw()),
-            module=SocketSecurityModule(self._nsm),
-            manifest=manifest,
-            signed_manifest=manifest.sign(OWNER),
-            encoder=encoder,
-            boot_id=b"b" * 16,
-            receipt_key=Ed25519PrivateKey.generate(),
-            production=False,
-            stages={},
-        )
+        self.booted = booted(encoder, SocketSecurityModule(self._nsm))
 
     def close(self) -> None:
         self.gate.open()

@@ -1,4 +1,4 @@
-"""What several suites need one of: an owner, a model's manifest, the registers of an enclave."""
+"""What several suites need one of: an owner, a model's manifest, the registers of an enclave, its report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ephemeralml.package import Artifact, KeyRecord, Manifest, ModelSpec, encryption_context
 from ephemeralml.package.stream import ciphertext_size
+from ephemeralml.session.report import BOUNDS_MS, REFUSALS, STAGES, Report
 
 OWNER = Ed25519PrivateKey.from_private_bytes(b"\x08" * 32)
 RECEIPT_KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 PCRS = {index: bytes([index + 1]) * 48 for index in range(16)}
+IDLE = Report(
+    boot=b"a" * 16,
+    sessions_open=0,
+    in_work=0,
+    sessions=0,
+    refused=(0,) * len(REFUSALS),
+    stages=((0,) * (len(BOUNDS_MS) + 1),) * len(STAGES),
+)
 
 _PACKAGE_ID = b"p" * 16
 

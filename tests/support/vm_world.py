@@ -121,7 +121,7 @@ class VmWorld:
         with self.world.start(
             *("host", "run", str(self.package), "--platform", "vm", "--eif", str(eif or self.built.eif)),
             *("--memory", str(MEMORY), "--root", str(self.world.root), "--kms-endpoint", self.world.kms_url),
-            *("--relay", "tcp://127.0.0.1:0", "--json", *options),
+            *("--relay", "tcp://127.0.0.1:0", "--log-format", "json", *options),
             log="host.log",
             environment=self.world.environment("host"),
         ) as process:

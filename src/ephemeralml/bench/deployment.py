@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from ephemeralml.attestation import Policy
-from ephemeralml.bench.machine import memory_of
+from ephemeralml.bench.memory import memory_of
 from ephemeralml.bench.owned import Owned, refusal
 from ephemeralml.client import Client, EmbedResult
 from ephemeralml.devcloud.world import Process, WorldError, run

@@ -76,13 +76,6 @@ def busy(seconds: float = 1.0) -> float:
     return 1 - (spent[3] + spent[4]) / max(1, sum(spent))
 
 
-def memory_of(pid: int) -> dict[str, float]:
-    """VmHWM (peak) and VmRSS (now) of a process in MB of 10^6 bytes, from /proc/PID/status (proc_pid_status(5))."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    values = dict(line.split(":", 1) for line in lines if ":" in line)
-    return {name: int(values[name].split()[0]) * 1024 / 1e6 for name in ("VmHWM", "VmRSS")}
-
-
 def _keep_to(cpus: Iterable[int]) -> None:
     # All threads: a BLAS started its own when it was imported.
     for task in Path("/proc/self/task").iterdir():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Final
 
-from ephemeralml.errors import ConfigurationError, EphemeralMLError, PolicyError
+from ephemeralml.errors import ConfigurationError, EphemeralMLError, PolicyError, docs_link
 from ephemeralml.texts import printable
 
 # What only some commands need, and the extra that brings it.
@@ -25,9 +26,10 @@ def main() -> None:
     # Usage errors, --help and exit statuses are typer's to end with; what remains is ours.
     try:
         # Half a second of imports, in which a Ctrl-C is to be as quiet as later.
-        from ephemeralml.cli.commands import make_app  # noqa: PLC0415
+        from ephemeralml.cli.commands import completed_words, make_app  # noqa: PLC0415
 
-        make_app(sys.argv[1:])()
+        # The name is the same however Python was started: shells complete it, and help shows it.
+        make_app(completed_words() or sys.argv[1:])(prog_name="ephemeralml")
         status = 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -41,16 +43,31 @@ def main() -> None:
             raise
         # The same server under two commands.
         extra = "gateway" if sys.argv[1:2] == ["gateway"] else extra
-        print(f"ephemeralml: this needs {error.name}: pip install 'ephemeralml[{extra}]'", file=sys.stderr)
+        _say(f"this needs {error.name}: pip install 'ephemeralml[{extra}]'", None)
         status = 1
     sys.exit(status)
 
 
 def complain(error: EphemeralMLError | OSError) -> None:
-    """Say on standard error, in one line, what went wrong."""
+    """Say on standard error, in one line, what went wrong: text, or JSON for who asked for JSON."""
     if isinstance(error, EphemeralMLError):
-        # It may quote what a host, a service or a file said.
-        print(f"ephemeralml: {printable(str(error))} [{printable(error.code)}]", file=sys.stderr)
+        _say(str(error), error.code)
     else:
         where = f"{error.filename}: " if error.filename else ""
-        print(printable(f"ephemeralml: {where}{error.strerror or error}"), file=sys.stderr)
+        _say(f"{where}{error.strerror or error}", None)
+
+
+def _say(message: str, code: str | None) -> None:
+    docs = None if code is None else docs_link(code)
+    if _wants_json(sys.argv[1:]):
+        line = json.dumps({"error": message, "code": code, "docs": docs})
+    else:
+        # It may quote what a host, a service or a file said.
+        line = printable(f"ephemeralml: {message}" if code is None else f"ephemeralml: {message} [{code}] {docs}")
+    print(line, file=sys.stderr)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    # What comes after -- is no option.
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ephemeralml.cli.model import find_model
+from ephemeralml.cli.output import AsJson, print_json
 
 app = typer.Typer(help="How fast it is here, beside other engines.", no_args_is_help=True)
 
@@ -24,10 +25,15 @@ def speed(
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the result and its picture.")] = Path("bench-results"),
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
-    soak: Annotated[float | None, typer.Option(min=0.1, help="Add so many minutes of mixed load (case i).")] = None,
-    only: Annotated[str | None, typer.Option(help="These cases alone, letters separated by commas.")] = None,
+    soak: Annotated[
+        float | None, typer.Option(min=0.1, help="Minutes of mixed load to add (case i); default: none.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="These cases alone, letters separated by commas; default: all.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure latency, throughput, scaling, memory and start, on two threads, beside other engines where installed.
+    """Measure speed, memory and start beside other engines. On two threads; engines not installed are left out.
 
     Cases: a one text, b the same sealed, c 128 mixed texts, d 16 clients, e cost per token, f arithmetic, g memory,
     h cold start, j from S3; i is the soak.
@@ -45,6 +51,9 @@ def speed(
         soak_minutes=soak,
         say=lambda line: print(f"bench: {line}", file=sys.stderr, flush=True),
     )
+    if as_json:
+        print_json(result)
+        return
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
@@ -76,7 +85,7 @@ def run_suite(
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench-results"),
     iterations: Annotated[
-        int | None, typer.Option(min=5, max=100_000, help="Timed calls; 100, quick 20; vm 20, quick 5.")
+        int | None, typer.Option(min=5, max=100_000, help="Timed calls; default: 100, quick 20; on vm 20 and 5.")
     ] = None,
     warmup: Annotated[int, typer.Option(min=0, max=1000, help="Discarded calls before them.")] = 3,
     skip_baseline: Annotated[bool, typer.Option("--skip-baseline", help="The enclave alone.")] = False,
@@ -92,8 +101,9 @@ def run_suite(
     connect: Annotated[str, typer.Option(help="vm, nitro: where the enclave listens.")] = "vsock://16:5000",
     memory: Annotated[int, typer.Option(min=64, help="vm, nitro: memory of the enclave, MiB.")] = 1024,
     host_option: Annotated[list[str] | None, typer.Option(help="vm, nitro: one more word for host run.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure the six metrics and what goes with them, on bare metal and in an enclave.
+    """Measure the six metrics on bare metal and in an enclave.
 
     Writes baseline_results.json and enclave_results.json, and their raw samples. On local it makes all it needs, on vm
     too where it is given none of package, policy and images; an emulated processor is compared with no bare metal.
@@ -140,8 +150,7 @@ def run_suite(
             effort=effort,
             say=say,
         )
-    for path in paths:
-        print(path)
+    _print_paths(paths, as_json=as_json)
 
 
 @app.command()
@@ -149,14 +158,14 @@ def gateway(
     *,
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
 ) -> None:
-    """Measure the gateway beside `Client`, on the same enclave, and print the figures as JSON.
+    """Measure the gateway beside `Client`, as JSON. Both ask the same enclave.
 
     Example: ephemeralml bench gateway
     """
     from ephemeralml.bench.gateway import compare  # noqa: PLC0415
 
     figures = compare(find_model(model), say=lambda line: print(f"bench: {line}", file=sys.stderr, flush=True))
-    print(json.dumps(figures, indent=2))
+    print_json(figures)
 
 
 @app.command()
@@ -168,8 +177,9 @@ def report(
     picture: Annotated[
         str | None, typer.Option(help="Of a speed result: the PNG's path as the reader finds it.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Turn results into a page: Markdown, HTML by itself, pictures. A result of `bench speed` is printed.
+    """Turn results into a page with pictures. In Markdown and HTML; a result of `bench speed` is printed.
 
     Example: ephemeralml bench report bench-results/baseline_results.json bench-results/enclave_results.json --output
     bench-results/benchmark_report.md
@@ -180,12 +190,13 @@ def report(
     from ephemeralml.bench.suite.report import write_report  # noqa: PLC0415
 
     if kind_of(results[0]) == SCHEMA:
+        if as_json:
+            raise typer.BadParameter("--json names the files of a page, and this is printed: the result is JSON itself")
         print(words.markdown(read(results[0], SCHEMA), picture=picture), end="")
         return
     if output is None:
         raise typer.BadParameter("--output says where the page goes")
-    for path in write_report(results, output, prices=prices):
-        print(path)
+    _print_paths(write_report(results, output, prices=prices), as_json=as_json)
 
 
 @app.command()
@@ -194,14 +205,23 @@ def peers(
     model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("bench-results"),
     quick: Annotated[bool, typer.Option("--quick", help="Few samples: whether it works, and roughly.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Other libraries beside ours in one run: one short text, and 128 mixed ones in one call.
+    """Other libraries beside ours in one run. One short text, and 128 mixed ones in one call.
 
     These are cases a and c of `bench speed`. Needs what `make bench-speed` installs.
 
     Example: ephemeralml bench peers --quick
     """
-    speed(model=model, out=output_dir, quick=quick, soak=None, only="a,c")
+    speed(model=model, out=output_dir, quick=quick, soak=None, only="a,c", as_json=as_json)
+
+
+def _print_paths(paths: Iterable[Path], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"files": [str(path) for path in paths]})
+        return
+    for path in paths:
+        print(path)
 
 
 def _show(console: Console, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

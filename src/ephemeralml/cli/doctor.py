@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.host.doctor.checks import Platform
 
 if TYPE_CHECKING:
@@ -25,14 +25,18 @@ def doctor(
     memory: Annotated[int, typer.Option(min=64, help="Memory of the enclave, MiB.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of the enclave.")] = 2,
     package: Annotated[str | None, typer.Option(help="The package: a folder or s3://bucket/prefix.")] = None,
+    configuration: Annotated[
+        Path | None, typer.Option(help="The enclave's configuration: its owner is to have signed the package.")
+    ] = None,
     key_arn: Annotated[str | None, typer.Option(help="The model's KMS key; default: the package's.")] = None,
     relay: Annotated[str, typer.Option(help="Where clients are to connect.")] = "tcp://127.0.0.1:7001",
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Look whether a run would work here; every fault comes with its fix. Exit status 0 only when it would.
+    """Look whether a run would work here. Every fault comes with its fix; exit status 0 only when it would.
 
     Example: ephemeralml doctor --platform nitro --eif enclave.eif --package s3://…/release/package --memory 3072
     """
+    from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
     from ephemeralml.host.doctor import Plan, examine, ready  # noqa: PLC0415
     from ephemeralml.image import measure_eif  # noqa: PLC0415
 
@@ -43,15 +47,14 @@ def doctor(
         memory_mib=memory,
         cpus=cpus,
         package=package,
+        owner=None if configuration is None else Configuration.load(configuration).model_owner,
         key_arn=key_arn,
         relay=relay,
     )
     findings = list(examine(plan))
     good = ready(findings)
-    if json_:
-        print(
-            json.dumps({"platform": platform, "ready": good, "checks": [asdict(item) for item in findings]}, indent=2)
-        )
+    if as_json:
+        print_json({"platform": platform, "ready": good, "checks": [asdict(item) for item in findings]})
     else:
         _show(platform, findings, good=good)
     raise typer.Exit(0 if good else 1)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ephemeralml.attestation import Policy
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.client import Client
 from ephemeralml.client.corpus import FORMATS, PER_REQUEST, embed_corpus, write_lines
 from ephemeralml.errors import RequestError
@@ -20,11 +21,12 @@ from ephemeralml.files import whole_file
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, lines of --file.")] = None,
     *,
-    policy: Annotated[Path, typer.Option(help="What to trust.")],
+    policy: Annotated[Path, typer.Option(help="What to trust: a policy's file.")],
     address: Annotated[str, typer.Option(help="The host's relay.")] = "tcp://127.0.0.1:7001",
     file: Annotated[Path | None, typer.Option(help="One text a line; - for standard input.")] = None,
     out: Annotated[Path | None, typer.Option(help="Vectors to NAME.npy or NAME.jsonl; default: JSON lines.")] = None,
     receipt: Annotated[Path | None, typer.Option(help="NAME.aer: the bundle of each request, 128 texts each.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Embed texts in a verified enclave. With --out, the same command goes on where it was interrupted.
 
@@ -34,6 +36,8 @@ def embed(
     """
     if bool(texts) == (file is not None):
         raise typer.BadParameter("give texts or --file, and not both")
+    if as_json and out is None:
+        raise typer.BadParameter("--json goes with --out: without it the vectors are JSON lines already")
     if out is not None and out.suffix not in FORMATS:
         raise typer.BadParameter(f"--out must end in {' or '.join(FORMATS)}")
     wanted = list(texts) if texts else _lines(file)
@@ -41,8 +45,26 @@ def embed(
         print(client.verdict, file=sys.stderr)
         if out is None:
             _print(client, wanted, receipt)
-        elif before := embed_corpus(client, wanted, out, receipts=receipt):
-            print(f"went on after {before} texts that were answered before", file=sys.stderr)
+        else:
+            before = embed_corpus(client, wanted, out, receipts=receipt)
+            if before:
+                print(f"went on after {before} texts that were answered before", file=sys.stderr)
+            if as_json:
+                _print_summary(client, texts=len(wanted), before=before, out=out, receipt=receipt)
+
+
+def _print_summary(client: Client, *, texts: int, before: int, out: Path, receipt: Path | None) -> None:
+    print_json(
+        {
+            "vectors": str(out),
+            "receipts": None if receipt is None else str(receipt),
+            "texts": texts,
+            "answered_before": before,
+            "dimension": client.manifest.spec.dimension,
+            "model_digest": client.manifest.digest.hex(),
+            "confidential": client.verdict.confidential,
+        }
+    )
 
 
 def _print(client: Client, texts: Sequence[str], receipt: Path | None) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ephemeralml.cli.output import print_json
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.session.transport import Address
 
 app = typer.Typer(
-    help="An enclave on this machine (local platform: real protocol, not confidential).", no_args_is_help=True
+    help="An enclave on this machine. Local platform: real protocol, not confidential.", no_args_is_help=True
 )
 
 
@@ -24,7 +24,7 @@ def measure(
     *,
     bench: Annotated[bool, typer.Option("--bench", help="Of the benchmark's enclave: see run.")] = False,
 ) -> None:
-    """Print the measurements that an enclave with this configuration and this code has.
+    """Print the measurements of an enclave, as JSON. They are those of this code with this configuration.
 
     Example: ephemeralml enclave measure enclave.json > measurements.json
     """
@@ -33,7 +33,7 @@ def measure(
 
     image = measuring.build_image(program=measuring.BENCHMARK if bench else measuring.ENCLAVE)
     pcrs = measuring.measure(Configuration.load(configuration).to_bytes(), image=image)
-    print(json.dumps({f"PCR{index}": value.hex() for index, value in pcrs.items()}, indent=2))
+    print_json({f"PCR{index}": value.hex() for index, value in pcrs.items()})
 
 
 @app.command()
@@ -46,7 +46,7 @@ def run(
     vsock: Annotated[Path | None, typer.Option(help="Carry both over a hybrid vsock with its host side here.")] = None,
     bench: Annotated[bool, typer.Option("--bench", help="One that measures itself and serves nobody.")] = False,
 ) -> None:
-    """Run an enclave process under a software NSM, until it ends or is stopped.
+    """Run an enclave process under a software NSM. It goes on until it ends or is stopped.
 
     Example: ephemeralml enclave run enclave.json --listen unix:///tmp/e.sock --host unix:///tmp/h.sock --root dev-root
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ephemeralml.attestation import Policy
+from ephemeralml.attestation import Policy, Verdict
+from ephemeralml.cli.logs import Log, LogFormat, LogOption
 from ephemeralml.session.transport import Address
 
 app = typer.Typer()
@@ -20,7 +20,7 @@ app = typer.Typer()
 def gateway(
     context: typer.Context,
     *,
-    policy: Annotated[Path | None, typer.Option(help="What to trust.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="What to trust: a policy's file. Needed to serve.")] = None,
     relay: Annotated[str, typer.Option(help="The host's relay.")] = "tcp://127.0.0.1:7001",
     listen: Annotated[
         str, typer.Option(help="Where programs connect: tcp://HOST:PORT or unix:///path.")
@@ -28,8 +28,9 @@ def gateway(
     keys: Annotated[Path | None, typer.Option(help="Only with a key of this file (see gateway key).")] = None,
     receipts: Annotated[Path | None, typer.Option(help="SQLite file that keeps receipts; default: memory.")] = None,
     keep: Annotated[int, typer.Option(min=1, help="Receipts kept; the oldest are dropped.")] = 10_000,
+    log_format: LogOption = LogFormat.TEXT,
 ) -> None:
-    """OpenAI's and TEI's embeddings over HTTP, answered by a verified enclave.
+    """Serve OpenAI's and TEI's embeddings from a verified enclave.
 
     It attests first, then serves /v1/embeddings, /v1/models, /embed and more until stopped (Ctrl-C). It holds
     plaintext: run it where the texts are, never on the enclave's host.
@@ -51,15 +52,15 @@ def gateway(
         receipts=receipts,
         keep=keep,
     )
-    logging.basicConfig(format="gateway: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    for line in _warnings(plan.listen, local=plan.is_local, keyed=keys is not None):
-        print(f"gateway: {line}", file=sys.stderr)
+    log = Log("gateway", log_format)
+    for line in _warnings(plan.listen, keyed=keys is not None):
+        log.warn("open", reason=line)
     # uvicorn takes both for itself, and gives them back when all is answered.
     signal.signal(signal.SIGTERM, stop)
     run_gateway(
         plan,
-        on_verified=lambda verdict: print(verdict, file=sys.stderr, flush=True),
-        on_listening=lambda url: print(f"gateway: serving on {url}", flush=True),
+        on_verified=lambda verdict: _verified(log, verdict, log_format),
+        on_listening=lambda url: _serving(log, url, log_format),
     )
 
 
@@ -69,7 +70,7 @@ def key(
     *,
     name: Annotated[str, typer.Option(help="By which to find its line again.")] = "default",
 ) -> None:
-    """Make an API key: print it, once, and add its SHA-256 to the file. A running gateway reads the file when started.
+    """Make an API key and print it, once. Its SHA-256 is added to the file, which a gateway reads when it starts.
 
     Example: ephemeralml gateway key gateway.keys --name notebook
     """
@@ -78,8 +79,8 @@ def key(
     print(make_key(keys, name))
 
 
-def _warnings(listen: Address, *, local: bool, keyed: bool) -> list[str]:
-    if local:
+def _warnings(listen: Address, *, keyed: bool) -> list[str]:
+    if listen.is_local:
         return []
     lines = [
         f"{listen} is not this machine's own: texts and vectors cross that network unencrypted, "
@@ -88,3 +89,18 @@ def _warnings(listen: Address, *, local: bool, keyed: bool) -> list[str]:
     if not keyed:
         lines.append("without --keys, whoever can reach it can use it")
     return lines
+
+
+def _verified(log: Log, verdict: Verdict, form: LogFormat) -> None:
+    if form is LogFormat.TEXT:
+        print(verdict, file=sys.stderr, flush=True)
+    else:
+        log.say("verified", platform=verdict.platform, confidential=verdict.confidential, summary=verdict.summary)
+
+
+def _serving(log: Log, url: str, form: LogFormat) -> None:
+    if form is LogFormat.TEXT:
+        # For whoever started it and waits.
+        print(f"gateway: serving on {url}", flush=True)
+    else:
+        log.say("serving", url=url)

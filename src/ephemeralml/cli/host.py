@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 import tempfile
@@ -14,13 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ephemeralml.cli.logs import Log, LogFormat, LogOption
 from ephemeralml.session.transport import Address
-from ephemeralml.texts import printable
 
 if TYPE_CHECKING:
-    from ephemeralml.errors import EphemeralMLError
-    from ephemeralml.host.launch import EnclaveFailedError, Launcher, LocalLauncher
-    from ephemeralml.host.relay import Relayed
+    from ephemeralml.host.launch import Launcher, LocalLauncher
 
 app = typer.Typer(help="The untrusted host: relay, key broker, artifact feed.", no_args_is_help=True)
 
@@ -56,10 +53,13 @@ def run(
     relay: Annotated[str, typer.Option(help=f"Where clients connect: {Address.FORMS}.")] = "tcp://127.0.0.1:7001",
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
     s3_endpoint: Annotated[str | None, typer.Option(help="Another S3 than AWS's (see s3 run).")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Where Prometheus reads: tcp://HOST:PORT or unix:///path.")
+    ] = None,
     kms_tunnel: Annotated[
         bool, typer.Option("--kms-tunnel", help="For an enclave with kms_roots: hand it credentials, carry its TLS.")
     ] = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="Events as JSON lines.")] = False,
+    log_format: LogOption = LogFormat.TEXT,
 ) -> None:
     """Serve clients until stopped (Ctrl-C). An enclave that ends is started again.
 
@@ -89,22 +89,12 @@ def run(
             raise typer.BadParameter("--connect needs --services, the address that enclave was given as --host")
         case Platform.NITRO | Platform.VM if eif is None or configuration is not None:
             raise typer.BadParameter(f"--platform {platform} needs --eif, which has its configuration inside")
+        case _ if metrics is not None and not metrics.startswith(("tcp://", "unix://")):
+            raise typer.BadParameter(f"metrics are read at tcp:// or unix://, not {metrics}")
         case Platform.VM if cid is not None:
             raise typer.BadParameter("--platform vm gives its enclave a vsock of its own: no --cid")
 
-    def say(event: str, **values: object) -> None:
-        line = json.dumps({"event": event, **values}) if json_lines else f"host: {event} {_plain(values)}"
-        print(line, file=sys.stdout if json_lines else sys.stderr, flush=True)
-
-    def restarting(error: EnclaveFailedError, seconds: float) -> None:
-        say("enclave failed", reason=str(error), code=error.code, starting_again_in_seconds=seconds)
-
-    def kept(error: EphemeralMLError) -> None:
-        say("enclave kept", reason=f"the one that was to take over failed: {error}", code=error.code)
-
-    def closed(relayed: Relayed) -> None:
-        say("connection closed", bytes_to_enclave=relayed.to_enclave, bytes_to_client=relayed.to_client)
-
+    log = Log("host", log_format)
     open_source = partial(source_of, package, s3_endpoint=s3_endpoint)
     # What is not there, or cannot work, is the operator's mistake: said before anything starts.
     open_source().manifest()
@@ -151,6 +141,7 @@ def run(
             enclave=enclave,
             kms_endpoint=kms_endpoint,
             kms_tunnel=kms_tunnel,
+            metrics=None if metrics is None else Address.parse(metrics),
             # Its processor is a program.
             restarts=Restarts(boot=900) if platform is Platform.VM else Restarts(),
         )
@@ -158,10 +149,17 @@ def run(
             run_host(
                 plan,
                 open_source=open_source,
-                on_ready=lambda address, stages: say("ready", relay=str(address), boot=stages),
-                on_restart=restarting,
-                on_kept=kept,
-                on_closed=closed,
+                on_ready=lambda address, stages: log.say("ready", relay=address, boot=stages),
+                on_restart=lambda error, seconds: log.warn(
+                    "enclave failed", reason=error, code=error.code, starting_again_in_seconds=seconds
+                ),
+                on_kept=lambda error: log.warn(
+                    "enclave kept", reason=f"the one that was to take over failed: {error}", code=error.code
+                ),
+                on_closed=lambda relayed: log.say(
+                    "connection closed", bytes_to_enclave=relayed.to_enclave, bytes_to_client=relayed.to_client
+                ),
+                on_metrics=partial(_measured, log),
             )
         )
 
@@ -186,9 +184,11 @@ def _made(root: Path) -> Path:
 
 
 def _console(line: str) -> None:
+    # No line of this host's, and on standard error in either format: as a local enclave's, which is its own.
     print(f"enclave console: {line}", file=sys.stderr, flush=True)
 
 
-def _plain(values: dict[str, object]) -> str:
-    # An enclave's words are whoever's reached this host's services.
-    return ", ".join(f"{name.replace('_', ' ')} {printable(str(value))}" for name, value in values.items())
+def _measured(log: Log, address: Address) -> None:
+    log.say("metrics", address=address)
+    if not address.is_local:
+        log.warn("metrics open", reason="whoever reaches that address can read them, and nothing is encrypted")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ephemeralml.cli.image_enclave import enclave
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.texts import printable
 
 app = typer.Typer(help="Enclave images (EIF): build, measure, describe, compare.", no_args_is_help=True)
@@ -29,6 +30,7 @@ def build(
     metadata: Annotated[Path | None, typer.Option(help="JSON to keep in the metadata, at most 4,096 bytes.")] = None,
     private_key: Annotated[Path | None, typer.Option(help="Key of the signing certificate, PEM.")] = None,
     signing_certificate: Annotated[Path | None, typer.Option(help="Sign the image: PCR8 will name this.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Build an image. The same inputs give the same file; its time is SOURCE_DATE_EPOCH's, or none.
 
@@ -57,6 +59,9 @@ def build(
         signing_cert=signing_certificate,
         signing_key=private_key,
     )
+    if as_json:
+        print_json({"image": str(out), "pcrs": pcrs})
+        return
     print(f"wrote {out}")
     _print_pcrs(pcrs)
 
@@ -67,7 +72,7 @@ def measure(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As `policy create --measurements` reads it.")] = False,
 ) -> None:
-    """Print the registers of an enclave started from this image, once its CRC and signature are checked.
+    """Print the registers (PCRs) that an enclave of this image has. Its CRC and signature are checked first.
 
     Example: ephemeralml image measure app.eif --json > measurements.json
     """
@@ -75,7 +80,7 @@ def measure(
 
     pcrs = measure_eif(image)
     if as_json:
-        print(json.dumps(pcrs, indent=2))
+        print_json(pcrs)
     else:
         _print_pcrs(pcrs)
 
@@ -84,9 +89,9 @@ def measure(
 def describe(
     image: Annotated[Path, typer.Argument(help="The image.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show what is inside an image, damaged or wrongly signed ones too; `image measure` refuses those.
+    """Show what is inside an image. Damaged and wrongly signed ones too; `image measure` refuses those.
 
     Example: ephemeralml image describe app.eif
     """
@@ -94,7 +99,7 @@ def describe(
 
     content = images.describe(images.read(image), at=datetime.now(UTC))
     if as_json:
-        print(json.dumps(content, indent=2))
+        print_json(content)
     else:
         _print_description(content)
 
@@ -103,6 +108,8 @@ def describe(
 def diff(
     left: Annotated[Path, typer.Argument(help="An image.")],
     right: Annotated[Path, typer.Argument(help="Another.")],
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Show what differs between two images. Exit status 0 if nothing does, 1 if something, 2 for an error.
 
@@ -123,6 +130,9 @@ def diff(
             raise typer.Exit(2) from None
         read.append(found)
     differences = images.diff(*read)
+    if as_json:
+        print_json({"equal": not differences, "differences": differences})
+        raise typer.Exit(1 if differences else 0)
     for name, sides in differences.items():
         print(_shown(name))
         for path, side in zip((left, right), sides, strict=True):

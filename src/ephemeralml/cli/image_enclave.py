@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ephemeralml.cli.output import AsJson, print_json
+from ephemeralml.terminal import can_redraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +36,9 @@ def enclave(
     bench: Annotated[bool, typer.Option("--bench", help="One that measures itself and serves nobody.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write what is inside, each file with its hash: JSON.")] = None,
     sbom: Annotated[Path | None, typer.Option(help="Write a bill of materials: CycloneDX 1.6, JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Build the enclave's image: anyone with the same recipe, configuration and sources gets the same registers.
+    """Build the enclave's image. Anyone with the same recipe, configuration and sources gets the same registers.
 
     The first time, the recipe's own kernel is compiled, which takes some minutes.
 
@@ -53,7 +59,8 @@ def enclave(
     if (private_key is None) != (signing_certificate is None):
         raise typer.BadParameter("--private-key and --signing-certificate go together")
     measured = Configuration.load(configuration).to_json()
-    console = Console(stderr=True)
+    # Quiet where nothing can be redrawn: FORCE_COLOR must not draw into a log.
+    console = Console(stderr=True, force_terminal=can_redraw(sys.stderr))
     with tempfile.TemporaryDirectory(prefix="ephemeralml-") as work, console.status("reading the recipe") as status:
         used = _kernel(kernel, cmdline, recipe=recipe, on_progress=status.update)
         built = build_enclave(
@@ -87,6 +94,11 @@ def enclave(
             write_whole(report, _json(contents.report(built.base, built.application, pcrs=built.pcrs, size=size)))
         ramdisks = {"base": built.base, "application": built.application, "total": (*built.base, *built.application)}
         counted = {name: contents.Contents.of(entries) for name, entries in ramdisks.items()}
+    if as_json:
+        ramdisks_of = {name: asdict(row) for name, row in counted.items()}
+        about = {"image": str(out), "bytes": out.stat().st_size, "kernel": str(used.bzimage), "pcrs": built.pcrs}
+        print_json({**about, "ramdisks": ramdisks_of})
+        return
     _print_contents(counted)
     print(f"\nkernel  {used.bzimage}")
     print(f"wrote {out}: {out.stat().st_size:,} bytes")

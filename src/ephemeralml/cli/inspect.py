@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ephemeralml.attestation import AttestationDocument
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.codec import cose
 from ephemeralml.errors import CodecError, EphemeralMLError
 from ephemeralml.package import FolderSource, Manifest
@@ -24,7 +24,7 @@ _RECEIPT_BYTES = 64 * 1024
 def inspect(
     path: Annotated[Path, typer.Argument(help="A package folder, manifest, document, receipt or .aer bundle.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what is inside a file, without judging it.
 
@@ -32,7 +32,7 @@ def inspect(
     """
     kind, content = _read(path)
     if as_json:
-        print(json.dumps({"kind": kind, **content}, indent=2))
+        print_json({"kind": kind, **content})
         return
     print(f"{kind} (shown, not verified: `ephemeralml verify` judges)")
     _print(content, 1)

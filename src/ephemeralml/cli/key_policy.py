@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.cli.policy import read_measurements
 from ephemeralml.texts import printable
 
@@ -29,7 +29,7 @@ def policy(
         list[str] | None, typer.Option(help="NAME=VALUE that every use must carry; may be given again.")
     ] = None,
 ) -> None:
-    """Print a key policy that releases the model's key to these enclaves alone.
+    """Print a key policy for these enclaves alone, as JSON. It releases the model's key to no other.
 
     Example: ephemeralml kms policy --measurements pcrs.json --role arn:aws:iam::111122223333:role/host
     --admin arn:aws:iam::444455556666:role/key-admin --owner arn:aws:iam::444455556666:role/owner > key-policy.json
@@ -59,9 +59,9 @@ def check(
         list[str] | None, typer.Option(help="ARN of a host's role; nobody else may decrypt. May be given again.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Name every hole in a key's policy; exit status 0 only when there is none.
+    """Name every hole in a key's policy. Exit status 0 only when there is none.
 
     Example: ephemeralml kms check arn:aws:kms:… --measurements pcrs.json --role arn:aws:iam::111122223333:role/host
     """
@@ -82,9 +82,9 @@ def check(
         keys = KmsKeys(region=key_region(key_arn), endpoint_url=endpoint)
         found = check_key(keys, key_arn, measurements=releases, roles=roles)
     holes, notes = [item for item in found if item.hole], [item for item in found if not item.hole]
-    if json_output:
-        report = {"ok": not holes, "holes": [asdict(item) for item in holes], "notes": [asdict(item) for item in notes]}
-        print(json.dumps(report, indent=2))
+    if as_json:
+        listed = {"holes": [asdict(item) for item in holes], "notes": [asdict(item) for item in notes]}
+        print_json({"ok": not holes, **listed})
     else:
         for label, items in (("HOLE", holes), ("note", notes)):
             for item in items:

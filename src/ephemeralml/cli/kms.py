@@ -21,7 +21,7 @@ from ephemeralml.texts import printable
 if TYPE_CHECKING:
     from ephemeralml.devcloud.kms import Credential
 
-app = typer.Typer(help="Key policies, and a local KMS with real cryptography to try things out.", no_args_is_help=True)
+app = typer.Typer(help="Key policies, and a local KMS to try things out.", no_args_is_help=True)
 app.command()(policy)
 app.command()(check)
 
@@ -38,7 +38,7 @@ def run(
     root: Annotated[Path, typer.Option(help="Development root whose enclaves may ask (folder).")],
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 7002,
 ) -> None:
-    """Serve the AWS KMS protocol until stopped; prints the credentials' file, then each request that it decides.
+    """Serve the AWS KMS protocol until stopped. Prints the credentials' file, then each request that it decides.
 
     Example: ephemeralml kms run kms-data --root dev-root
     """
@@ -73,7 +73,7 @@ def create_key(
     measurements: Annotated[list[Path], typer.Option(help="JSON from enclave measure; once for each release allowed.")],
     endpoint: Annotated[str, typer.Option(help="The KMS.")] = "http://127.0.0.1:7002",
 ) -> None:
-    """Make a key that only an enclave with these measurements can decrypt with; prints its ARN.
+    """Make a key for these enclaves alone, and print its ARN. Only one with these measurements decrypts with it.
 
     Example: AWS_PROFILE=owner ephemeralml kms create-key --measurements measurements.json
     """

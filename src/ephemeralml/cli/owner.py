@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.cli.progress import progress_bar
 from ephemeralml.errors import ConfigurationError, ModelError
 from ephemeralml.package import FolderSource, generate_owner_key, load_owner_key, pack, read_model_spec, rewrap
@@ -29,14 +30,20 @@ class Precision(StrEnum):
 
 def keygen(
     path: Annotated[Path, typer.Argument(help="File for the private key; PATH.pub gets the public one.")],
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Make the model owner's Ed25519 signing key.
 
     Example: ephemeralml keygen owner.key
     """
     key = generate_owner_key(path)
+    public = key.public_key().public_bytes_raw().hex()
+    if as_json:
+        print_json({"private_key_file": str(path), "public_key_file": f"{path}.pub", "public_key": public})
+        return
     print(f"private key  {path} (keep it offline)")
-    print(f"public key   {key.public_key().public_bytes_raw().hex()}  ({path}.pub)")
+    print(f"public key   {public}  ({path}.pub)")
     print('next: put the public key into the enclave configuration: {"model_owner": "…", "model_id": "…"}')
 
 
@@ -51,6 +58,7 @@ def pack_model(
     model_id: Annotated[str | None, typer.Option(help="Name in manifest and receipts; default: the folder's.")] = None,
     license_: Annotated[str, typer.Option("--license", help="The weights' license, an SPDX identifier.")] = "unknown",
     precision: Annotated[Precision, typer.Option(help="What the weights become, and what runs.")] = Precision.FP32,
+    as_json: AsJson = False,
 ) -> None:
     """Encrypt and sign a model folder.
 
@@ -75,6 +83,18 @@ def pack_model(
             replaced=replaced,
         )
     size = sum(artifact.ciphertext_size for artifact in manifest.artifacts)
+    if as_json:
+        print_json(
+            {
+                "model_id": manifest.model_id,
+                "version": manifest.version,
+                "precision": manifest.spec.precision,
+                "model_digest": manifest.digest.hex(),
+                "artifacts": len(manifest.artifacts),
+                "encrypted_bytes": size,
+            }
+        )
+        return
     print(f"packed {manifest.model_id} version {manifest.version}: {len(manifest.artifacts)} artifacts, {size:,} bytes")
     print(f"precision    {manifest.spec.precision}")
     print(f"model digest {manifest.digest.hex()}")
@@ -89,8 +109,9 @@ def rewrap_package(
     kms_key: Annotated[str, typer.Option(help="ARN of the KMS key that is to guard the model.")],
     version: Annotated[int | None, typer.Option(min=1, help="Above the package's; default: the next.")] = None,
     kms_endpoint: Annotated[str | None, typer.Option(help="Another KMS than AWS's (see kms run).")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Put a package's data key under another KMS key, without encrypting the weights again.
+    """Put a package's data key under another KMS key. The weights are not encrypted again.
 
     Example: ephemeralml rewrap ./package ./package-2 --from 3f1c… --key owner.key --kms-key arn:aws:kms:…
     """
@@ -108,6 +129,17 @@ def rewrap_package(
         keys=KmsKeyRewrapper(kms_key, endpoint_url=kms_endpoint),
         version=version,
     )
+    if as_json:
+        print_json(
+            {
+                "model_id": new.model_id,
+                "version": new.version,
+                "replaced_version": old.version,
+                "kms_key": new.key.key_arn,
+                "model_digest": new.digest.hex(),
+            }
+        )
+        return
     print(f"rewrapped {new.model_id} version {old.version}, now version {new.version}, under {new.key.key_arn}")
     print(f"model digest {new.digest.hex()}")
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ephemeralml.attestation import Measurements, Policy
+from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.errors import PolicyError
 
 app = typer.Typer(help="What a client trusts: measurements, models, roots.", no_args_is_help=True)
@@ -27,6 +28,7 @@ def create(
     model_id: Annotated[str | None, typer.Option(help="Name of the only model allowed.")] = None,
     minimum_version: Annotated[int | None, typer.Option(min=1, help="Lowest model version allowed.")] = None,
     root: Annotated[list[Path] | None, typer.Option(help="A development root (DER): NOT confidential.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a policy.
 
@@ -40,6 +42,9 @@ def create(
         extra_roots=[path.read_bytes() for path in root or []],
     )
     policy.save(out)
+    if as_json:
+        print_json({"policy": str(out), "development_roots": len(policy.extra_roots)})
+        return
     print(f"wrote {out}")
     if policy.extra_roots:
         print("it trusts a development root: good for trying things out, not confidential")

@@ -28,7 +28,7 @@ def run(
     ] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 7003,
 ) -> None:
-    """Serve the S3 protocol until stopped: profile owner writes, profile host only reads.
+    """Serve the S3 protocol until stopped. Profile owner writes, profile host only reads.
 
     Example: ephemeralml s3 run s3-data --bucket models --credentials kms-data/credentials
     """

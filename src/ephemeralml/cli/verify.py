@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,17 +9,19 @@ from typing import Annotated
 import typer
 
 from ephemeralml.attestation import Policy
-from ephemeralml.errors import AttestationError, EphemeralMLError, PackageError, ReceiptError
+from ephemeralml.cli.output import AsJson, print_json
+from ephemeralml.errors import AttestationError, EphemeralMLError, PackageError, ReceiptError, docs_link
 from ephemeralml.files import write_whole
-from ephemeralml.receipts import Bundle, BundleVerdict, verify_bundle
+from ephemeralml.inspector import Findings, judge_file, render_report
+from ephemeralml.receipts import BundleVerdict
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="An .aer file: a bundle, or several.")],
     *,
-    policy: Annotated[Path, typer.Option(help="What to trust.")],
+    policy: Annotated[Path, typer.Option(help="What to trust: a policy's file.")],
     at: Annotated[str | None, typer.Option(help="Time to verify at (ISO 8601); default: the document's own.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The verdict as JSON.")] = False,
+    as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="Write the verdict as a page too, accepted or refused.")] = None,
 ) -> None:
     """Verify a bundle offline. Exit status 0 only if everything holds, 1 if not, 2 for usage.
@@ -33,53 +33,46 @@ def verify(
     # A file that is not there is the caller's mistake, not a verdict.
     if not bundle.is_file():
         raise typer.BadParameter(f"{bundle} is not a file")
-    held = 0
-    try:
-        for data in Bundle.split(bundle):
-            verdict = verify_bundle(data, policy=trusted, at=when)
-            held += 1
-    except EphemeralMLError as error:
-        if held:
-            print(f"{held} bundles of the file hold; the next one does not:", file=sys.stderr)
-        _report(error, trusted, bundle, html)
-        _print_refusal(error, as_json=as_json)
-        raise typer.Exit(1) from None
-    _report(verdict, trusted, bundle, html)
+    findings = judge_file(bundle, policy=trusted, at=when)
+    if html is not None:
+        write_whole(html, render_report(findings, policy=trusted, name=bundle.name).encode())
     if as_json:
-        steps = [{"name": step.name, "ok": step.ok, "detail": step.detail} for step in verdict.steps]
-        print(
-            json.dumps(
-                {
-                    "ok": True,
-                    "bundles": held,
-                    "platform": verdict.platform,
-                    "confidential": verdict.confidential,
-                    "steps": steps,
-                },
-                indent=2,
-            )
-        )
+        print_json(_as_json(findings))
     else:
-        print(verdict)
-        if held > 1:
-            print(f"{held} bundles, and each holds; this is the last one's table")
+        _print(findings)
+    if findings.refused:
+        raise typer.Exit(1)
 
 
-def _report(result: BundleVerdict | EphemeralMLError, policy: Policy, bundle: Path, html: Path | None) -> None:
-    if html is None:
+def _as_json(findings: Findings) -> dict[str, object]:
+    shown = findings.shown
+    if isinstance(shown, EphemeralMLError):
+        refused = [{"bundle": number, "code": findings.bundles[number - 1].code} for number in findings.refused]
+        answer = {"ok": False, "code": shown.code, "error": str(shown), "docs": docs_link(shown.code)}
+        return answer | {"bundles": len(findings.bundles), "refused": refused}
+    return {
+        "ok": True,
+        "bundles": len(findings.bundles),
+        "platform": shown.platform,
+        "confidential": findings.kind == "verified",
+        "steps": [{"name": step.name, "ok": step.ok, "detail": step.detail} for step in shown.steps],
+    }
+
+
+def _print(findings: Findings) -> None:
+    shown = findings.shown
+    if isinstance(shown, BundleVerdict):
+        print(shown)
+        if findings.summary:
+            print(f"{findings.summary}; this is the last one's table")
+            if shown.confidential and findings.kind != "verified":
+                print("NOT all of them are confidential: --html lists them")
         return
-    from ephemeralml.inspector import render_report  # noqa: PLC0415  most verdicts are only printed
-
-    write_whole(html, render_report(result, policy=policy, name=bundle.name).encode())
-
-
-def _print_refusal(error: EphemeralMLError, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"ok": False, "code": error.code, "error": str(error)}, indent=2))
-        return
-    if isinstance(error, (AttestationError, PackageError, ReceiptError)) and error.verdict is not None:
-        print(error.verdict)
-    print(f"refused: {error} [{error.code}]")
+    if isinstance(shown, (AttestationError, PackageError, ReceiptError)) and shown.verdict is not None:
+        print(shown.verdict)
+    print(f"refused: {shown} [{shown.code}] {docs_link(shown.code)}")
+    if findings.summary:
+        print(findings.summary)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -102,7 +102,7 @@ class Client:
         try:
             return self._connected(deadline, closes).embed(checked, deadline=deadline)
         except SessionEndedError as end:
-            _log.warning("%s; attesting again", end)
+            _log.warning("%s; attesting again", end, extra={"event": "attesting again", "fields": {"code": end.code}})
         return self._connected(deadline, closes).embed(checked, deadline=deadline)
 
     def embed_iter(self, texts: Iterable[str], *, batch_size: int = 128) -> Iterator[EmbedResult]:
@@ -214,7 +214,9 @@ class Client:
                 if not worth or time.monotonic() + pause >= deadline:
                     raise
                 if not pause:
-                    _log.warning("%s; trying again", error)
+                    _log.warning(
+                        "%s; trying again", error, extra={"event": "trying again", "fields": {"code": error.code}}
+                    )
             with self._lock:
                 self._lock.wait_for(lambda: self._closes != closes, pause)
                 self._check_open(closes)

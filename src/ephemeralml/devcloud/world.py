@@ -199,7 +199,7 @@ class World:
         enclave = () if configuration is None else ("--configuration", str(configuration), "--root", str(self.root))
         return self.start(
             *("host", "run", str(package), *options, *enclave),
-            *("--kms-endpoint", self.kms_url, "--relay", "tcp://127.0.0.1:0", "--json"),
+            *("--kms-endpoint", self.kms_url, "--relay", "tcp://127.0.0.1:0", "--log-format", "json"),
             log=log,
             environment=self.environment("host"),
         )

@@ -21,6 +21,7 @@ from ephemeralml.enclave.entropy import seed_kernel
 from ephemeralml.enclave.nsm import DEVICE, NitroSecurityModule
 from ephemeralml.enclave.security_module import SecurityModule, SocketSecurityModule
 from ephemeralml.enclave.server import Server
+from ephemeralml.enclave.tally import Tally, keep_telling
 from ephemeralml.enclave.upstream import Upstream
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.inference import Batcher
@@ -100,12 +101,14 @@ def give_up_root() -> None:
 
 
 async def _serve(booted: Booted, batcher: Batcher, listen: Address, upstream: Upstream) -> None:
-    server = Server(booted, batcher=batcher, on_refusing=_print_refusing)
+    tally = Tally()
+    server = Server(booted, batcher=batcher, tally=tally, on_refusing=_print_refusing)
 
     async def ready(address: Address) -> None:
         stages = ", ".join(f"{name} {value:.0f} ms" for name, value in booted.stages.items())
         print(f"enclave: serving on {address} ({stages})", file=sys.stderr, flush=True)
         await asyncio.to_thread(upstream.report, "ready", message=stages)
+        keep_telling(tally, boot=booted.boot_id, tell=upstream.count)
 
     serving = asyncio.create_task(server.serve(listen, ready=ready))
     loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from ephemeralml.enclave.budget import Budget
 from ephemeralml.enclave.connection import Connection, unavailable
 from ephemeralml.enclave.issuer import Issuer
 from ephemeralml.enclave.security_module import SecurityModuleError
+from ephemeralml.enclave.tally import Tally
 from ephemeralml.errors import BusyError, PlatformError
 from ephemeralml.inference import Batcher
 from ephemeralml.session.handshake import EnclaveHandshake
@@ -24,11 +25,13 @@ from ephemeralml.session.transport import Address, serve
 class Server:
     """Serves a booted enclave until it is drained, or cancelled: then all connections are cut.
 
-    It stays up when the platform lets it show no evidence: `on_refusing` hears the code, once for each reason.
+    It stays up when the platform lets it show no evidence: `on_refusing` hears the code, once for each reason. `tally`
+    counts what it does.
     """
 
-    def __init__(self, booted: Booted, *, batcher: Batcher, on_refusing: Callable[[str], None]) -> None:
+    def __init__(self, booted: Booted, *, batcher: Batcher, tally: Tally, on_refusing: Callable[[str], None]) -> None:
         self._booted = booted
+        self._tally = tally
         self._batcher = batcher
         self._issuer = Issuer(booted)
         self._limits = booted.configuration.limits
@@ -70,6 +73,7 @@ class Server:
         if self._draining.is_set():
             raise unavailable()
         if len(self._connections) >= self._limits.connections:
+            self._tally.refused("busy")
             raise BusyError("the enclave has as many connections as it may; try again shortly")
         self._connections.add(connection)
 
@@ -98,6 +102,7 @@ class Server:
             buffer=self._buffer,
             limits=self._limits,
             budget=self._budget,
+            tally=self._tally,
             dimension=booted.encoder.dimension,
             handshake=handshake,
             show_evidence=self._show_evidence,
@@ -107,15 +112,19 @@ class Server:
 
     async def _show_evidence(self, handshake: EnclaveHandshake, nonce: bytes) -> tuple[bytes, bytes]:
         # The security module is one device that takes milliseconds: not on the loop, and not for everybody at once.
+        start = time.perf_counter()
         async with self._handshakes:
             try:
-                return await asyncio.to_thread(partial(handshake.evidence, nonce, attest=self._attest))
+                shown = await asyncio.to_thread(partial(handshake.evidence, nonce, attest=self._attest))
             except (PlatformError, SecurityModuleError) as error:
+                self._tally.no_evidence()
                 # Not at each handshake, or clients could fill the console.
                 if error.code not in self._refusing:
                     self._refusing.add(error.code)
                     self._on_refusing(error.code)
                 raise
+        self._tally.took("evidence", (time.perf_counter() - start) * 1000)
+        return shown
 
     def _attest(self, user_data: bytes, nonce: bytes) -> bytes:
         key = self._booted.receipt_key.public_key().public_bytes_raw()

@@ -12,6 +12,7 @@ from ephemeralml.errors import CodecError, KeyReleaseError, TransportError
 from ephemeralml.package import KeyRecord, Reader
 from ephemeralml.session.blocking import read_exactly, write_all
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, malformed
+from ephemeralml.session.report import Report
 from ephemeralml.session.transport import Address, connect
 from ephemeralml.session.tunnel import Credentials
 
@@ -96,8 +97,15 @@ class Upstream:
 
     def report(self, state: str, *, code: str = "", message: str = "") -> None:
         """Tell the host ``ready`` or ``failed``; a host that does not listen changes nothing."""
+        self._tell(cbor.encode({"ask": int(Ask.STATE), "state": state, "code": code, "message": message}))
+
+    def count(self, report: Report) -> None:
+        """Tell the host how much was done; a host that does not listen changes nothing."""
+        self._tell(report.to_bytes())
+
+    def _tell(self, message: bytes) -> None:
         try:
-            with self._asked(cbor.encode({"ask": int(Ask.STATE), "state": state, "code": code, "message": message})):
+            with self._asked(message):
                 pass
         except TransportError:
             return

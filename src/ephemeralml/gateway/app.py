@@ -19,8 +19,9 @@ from starlette.routing import Route
 
 from ephemeralml.attestation import Verdict
 from ephemeralml.errors import AttestationError
+from ephemeralml.exposition import CONTENT_TYPE
 from ephemeralml.gateway.keys import ApiKeys
-from ephemeralml.gateway.metrics import CONTENT_TYPE, Metrics
+from ephemeralml.gateway.metrics import Metrics
 from ephemeralml.gateway.openai_api import OPENAI, model_entry
 from ephemeralml.gateway.pool import Pool
 from ephemeralml.gateway.problem import Problem, RefusedError, problem_of
@@ -91,7 +92,14 @@ class Api:
             # Whatever it is, the caller gets a problem of this list, and nobody else hears of it.
             except Exception as error:  # noqa: BLE001
                 problem = problem_of(error)
-                _log.warning("%s: %d [%s] %s", path, problem.status, problem.code, _reason(error, problem))
+                fields = {
+                    "endpoint": path,
+                    "status": problem.status,
+                    "code": problem.code,
+                    "reason": _reason(error, problem),
+                }
+                said = {"event": "request refused", "fields": fields}
+                _log.warning("%s: %d [%s] %s", *fields.values(), extra=said)
                 response = Response(dialect.refuse(problem), problem.status, problem.headers, _JSON)
             seconds = time.perf_counter() - start
             code = None if problem is None else problem.code

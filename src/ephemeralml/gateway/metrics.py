@@ -1,4 +1,4 @@
-"""What the gateway counts, as Prometheus reads it (text exposition format 0.0.4). Nothing of it is about one text."""
+"""What the gateway counts, for Prometheus. Nothing of it is about one text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,27 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from typing import Final
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_PREFIX: Final = "ephemeralml_gateway"
+from ephemeralml.exposition import Family, histogram, render, sample
+
+REQUESTS: Final = Family(
+    "ephemeralml_gateway_requests_total",
+    "counter",
+    "Requests answered, refused ones included.",
+    ("endpoint", "status"),
+)
+ERRORS: Final = Family(
+    "ephemeralml_gateway_errors_total", "counter", "Requests that ended in an error, by its code.", ("code",)
+)
+SECONDS: Final = Family(
+    "ephemeralml_gateway_request_seconds", "histogram", "From the request's head to its answer.", ("endpoint",)
+)
+TOKENS: Final = Family("ephemeralml_gateway_tokens_total", "counter", "Tokens that the model read.")
+IN_FLIGHT: Final = Family("ephemeralml_gateway_in_flight", "gauge", "Requests in work.")
+ATTESTATIONS: Final = Family(
+    "ephemeralml_gateway_attestations_total", "counter", "Sessions opened, each after a verified proof."
+)
+FAMILIES: Final = (REQUESTS, ERRORS, SECONDS, TOKENS, IN_FLIGHT, ATTESTATIONS)
+
 _BUCKETS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds."""
 
@@ -43,37 +62,23 @@ class Metrics:
         """Everything, with two values that others keep."""
         with self._lock:
             requests = [
-                f'{{endpoint="{endpoint}",status="{status}"}} {count}'
+                sample(count, endpoint=endpoint, status=str(status))
                 for (endpoint, status), count in sorted(self._requests.items())
             ]
-            errors = [f'{{code="{code}"}} {count}' for code, count in sorted(self._errors.items())]
-            seconds = [line for endpoint in sorted(self._buckets) for line in self._histogram(endpoint)]
-            families = [
-                ("requests_total", "counter", "Requests answered, refused ones included.", requests),
-                ("errors_total", "counter", "Requests that ended in an error, by its code.", errors),
-                ("request_seconds", "histogram", "From the request's head to its answer.", seconds),
-                ("tokens_total", "counter", "Tokens that the model read.", [f" {self._tokens}"]),
-                ("in_flight", "gauge", "Requests in work.", [f" {in_flight}"]),
-                (
-                    "attestations_total",
-                    "counter",
-                    "Sessions opened, each after a verified proof.",
-                    [f" {attestations}"],
-                ),
+            errors = [sample(count, code=code) for code, count in sorted(self._errors.items())]
+            seconds = [
+                one
+                for endpoint, counts in sorted(self._buckets.items())
+                for one in histogram(_BUCKETS, counts, total=self._seconds[endpoint], endpoint=endpoint)
             ]
-        return "".join(_family(*family) for family in families)
-
-    def _histogram(self, endpoint: str) -> list[str]:
-        lines, total = [], 0
-        for bound, count in zip((*map(str, _BUCKETS), "+Inf"), self._buckets[endpoint], strict=True):
-            total += count
-            lines.append(f'_bucket{{endpoint="{endpoint}",le="{bound}"}} {total}')
-        lines.append(f'_sum{{endpoint="{endpoint}"}} {self._seconds[endpoint]:.6f}')
-        lines.append(f'_count{{endpoint="{endpoint}"}} {total}')
-        return lines
-
-
-def _family(name: str, kind: str, explained: str, samples: list[str]) -> str:
-    full = f"{_PREFIX}_{name}"
-    head = f"# HELP {full} {explained}\n# TYPE {full} {kind}\n"
-    return head + "".join(f"{full}{sample}\n" for sample in samples)
+            tokens = self._tokens
+        return render(
+            [
+                (REQUESTS, requests),
+                (ERRORS, errors),
+                (SECONDS, seconds),
+                (TOKENS, [sample(tokens)]),
+                (IN_FLIGHT, [sample(in_flight)]),
+                (ATTESTATIONS, [sample(attestations)]),
+            ]
+        )

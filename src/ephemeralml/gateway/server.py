@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -41,16 +40,6 @@ class Plan:
     receipts: Path | None
     keep: int
 
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine reaches it."""
-        if self.listen.scheme == "unix" or self.listen.host in _LOOPBACK:
-            return True
-        try:
-            return ip_address(self.listen.host).is_loopback
-        except ValueError:
-            return False
-
 
 def run_gateway(plan: Plan, *, on_verified: Callable[[Verdict], None], on_listening: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, whose handler is called after the last answer.
@@ -66,7 +55,7 @@ def run_gateway(plan: Plan, *, on_verified: Callable[[Verdict], None], on_listen
         with pool.client() as client:
             on_verified(client.verdict)
         # Nothing resolves to a Unix socket.
-        names = _LOOPBACK if plan.is_local and plan.listen.scheme == "tcp" else None
+        names = _LOOPBACK if plan.listen.is_local and plan.listen.scheme == "tcp" else None
         api = Api(Parts(pool=pool, receipts=receipts, keys=keys, metrics=Metrics(), names=names))
         _serve(api, plan.listen, on_listening)
     finally:

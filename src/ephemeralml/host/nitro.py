@@ -101,7 +101,11 @@ class NitroLauncher:
     async def _terminate_leftovers(self) -> None:
         for enclave in await nitro_cli.describe():
             if enclave.name == self.name and enclave.identity not in self._mine:
-                _log.warning("terminating enclave %s, which a host that was killed has left", enclave.identity)
+                _log.warning(
+                    "terminating enclave %s, which a host that was killed has left",
+                    enclave.identity,
+                    extra={"event": "enclave left", "fields": {"enclave": enclave.identity}},
+                )
                 await nitro_cli.terminate(enclave.identity)
 
     async def _run(self) -> Started:
@@ -201,7 +205,11 @@ async def _terminate(identity: str) -> None:
     except EphemeralMLError as error:
         if error.code == "nitro.gone":
             return
-        _log.warning("enclave %s may be left: %s; the next start terminates it", identity, error)
+        _log.warning(
+            "enclave %s may be left: %s; the next start terminates it",
+            *(identity, error),
+            extra={"event": "enclave may be left", "fields": {"enclave": identity, "code": error.code}},
+        )
 
 
 async def show(console: asyncio.subprocess.Process, on_console: Callable[[str], None]) -> None:

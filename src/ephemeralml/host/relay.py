@@ -26,25 +26,42 @@ _LAST_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """Bytes of one finished connection, each way."""
+    """Bytes of one connection or more, each way."""
 
     to_enclave: int
     to_client: int
+
+    def __add__(self, other: Relayed) -> Relayed:
+        return Relayed(self.to_enclave + other.to_enclave, self.to_client + other.to_client)
 
 
 class Relay:
     """Copies between clients and the enclave at `enclave`; `on_closed` hears what each connection carried.
 
-    `enclave` may change, and is None while there is none: clients are told that it is unavailable.
+    `enclave` may change, and is None while there is none: clients are told that it is unavailable. `opened` and
+    `turned_away` count clients that got a place, and those that got an alert instead, by its code.
     """
 
     def __init__(self, enclave: Address | None, *, on_closed: Callable[[Relayed], None]) -> None:
         self.enclave = enclave
         self._on_closed = on_closed
         self._open: Counter[str] = Counter()
+        self._closed = Relayed(0, 0)
+        self.opened = 0
+        self.turned_away: Counter[str] = Counter(busy=0, unavailable=0)
         self._clients: set[_Client] = set()
         # One for all: the loop fills it and hands it over in one step.
         self.buffer = memoryview(bytearray(WRITE_BYTES))
+
+    @property
+    def connections(self) -> int:
+        """Clients that have a place."""
+        return len(self._clients)
+
+    @property
+    def carried(self) -> Relayed:
+        """Bytes of all connections so far, those that go on included."""
+        return sum((client.relayed for client in self._clients), self._closed)
 
     def connection(self) -> asyncio.BaseProtocol:
         """The protocol of one client's connection."""
@@ -67,7 +84,9 @@ class Relay:
     def admit(self, client: _Client) -> bool:
         """Give a client a place, if there is one."""
         if self._open.total() >= MAX_CONNECTIONS or self._open[client.peer] >= MAX_CONNECTIONS_PER_ADDRESS:
+            self.turned_away["busy"] += 1
             return False
+        self.opened += 1
         self._open[client.peer] += 1
         self._clients.add(client)
         return True
@@ -79,6 +98,7 @@ class Relay:
         if not self._open[client.peer]:
             del self._open[client.peer]
         if relayed is not None:
+            self._closed += relayed
             self._on_closed(relayed)
 
 
@@ -218,6 +238,7 @@ class _Client(_End):
             self.transport.resume_reading()
 
     def _nobody_there(self) -> None:
+        self._relay.turned_away["unavailable"] += 1
         self.write(_alert("unavailable", "the enclave behind this relay is not running (yet)"))
         self.write_eof()
         # What the client says is read and dropped until it hangs up: closing on it could take the alert away.
@@ -234,6 +255,11 @@ class _Client(_End):
         self.other.abort()
 
     @property
+    def relayed(self) -> Relayed:
+        """What it has carried so far: nothing, until it is joined."""
+        return Relayed(self.received, self.other.received) if self.joined else Relayed(0, 0)
+
+    @property
     def joined(self) -> bool:
         """Whether it has ever got through to an enclave."""
         return self.other.transport is not None
@@ -243,7 +269,7 @@ class _Client(_End):
             return
         self.gone.set_result(None)
         if self._admitted:
-            self._relay.leave(self, Relayed(self.received, self.other.received) if self.joined else None)
+            self._relay.leave(self, self.relayed if self.joined else None)
 
 
 def _alert(code: str, message: str) -> bytes:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 from ephemeralml.codec import cbor
 from ephemeralml.errors import CodecError, EphemeralMLError, KeyReleaseError, TransportError
 from ephemeralml.host import tunnel
+from ephemeralml.host.metrics import HostMetrics
 from ephemeralml.package import ArtifactSource, Manifest
 from ephemeralml.session.blocking import write_all
 from ephemeralml.session.hostlink import MESSAGE_BYTES, Ask, KeyAsk, failure, malformed, success
 from ephemeralml.session.limits import WRITE_BYTES
+from ephemeralml.session.report import Report
 from ephemeralml.session.transport import Address
 from ephemeralml.session.tunnel import Credentials
 
@@ -41,8 +43,8 @@ OnState = Callable[[str, str, str], Awaitable[None]]
 class Services:
     """Answers the enclaves of one host, with the package that `open_source` finds each time that one starts.
 
-    `on_state` is awaited with (state, code, message) when an enclave reports one. With `kms_tunnel` an enclave
-    that asks is given this host's temporary credentials and a stream to KMS.
+    `on_state` is awaited with (state, code, message) when an enclave reports one; `metrics` counts. With `kms_tunnel`
+    an enclave that asks is given this host's temporary credentials and a stream to KMS.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Services:
         *,
         kms_endpoint: str | None,
         on_state: OnState,
+        metrics: HostMetrics,
         kms_tunnel: bool = False,
     ) -> None:
         self._open_source = open_source
@@ -60,6 +63,9 @@ class Services:
         self._kms_endpoint = kms_endpoint
         self._kms_tunnel = kms_tunnel
         self._on_state = on_state
+        self._metrics = metrics
+        # What the enclave that boots now was given.
+        self._handed: bytes | None = None
         # For one region: a package has one key.
         self._kms: tuple[str, KmsClient] | None = None
         self._making = threading.Lock()
@@ -100,12 +106,14 @@ class Services:
                 question = await reader.readexactly(length)
             await self._answer(question, reader, writer)
         except EphemeralMLError as error:
+            self._metrics.failed(error.code)
             with suppress(OSError):
                 await _reply(writer, failure(error.code, str(error)))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass
         # What S3 or KMS can make a library raise: this connection's business alone.
         except Exception as error:  # noqa: BLE001
+            self._metrics.failed("internal")
             with suppress(OSError):
                 await _reply(writer, failure("internal", f"the host failed on this request ({type(error).__name__})"))
         finally:
@@ -126,23 +134,32 @@ class Services:
             malformed("request")
         match value:
             case {"ask": Ask.MANIFEST}:
-                await _reply(writer, success(manifest=await _in_own_thread(self._source.manifest)))
+                self._handed = await _in_own_thread(self._source.manifest)
+                await _reply(writer, success(manifest=self._handed))
             case {"ask": Ask.ARTIFACT, "name": str(name)}:
                 # Nothing waits in the transport: this connection has not been answered yet.
                 connection = writer.get_extra_info("socket").dup()
                 await _in_own_thread(partial(self._feed, name, connection))
             case {"ask": Ask.KEY}:
-                await _reply(writer, await _in_own_thread(partial(self._release, KeyAsk.from_map(value))))
+                released = await _in_own_thread(partial(self._release, KeyAsk.from_map(value)))
+                self._metrics.released("broker")
+                await _reply(writer, released)
             case {"ask": Ask.TUNNEL} if len(value) == 1:
                 credentials, kms = await _in_own_thread(self._tunnel)
                 async with tunnel.stream_to(kms) as far:
+                    self._metrics.released("tunnel")
                     await _reply(writer, success(**credentials.to_map()))
                     await tunnel.carry((reader, writer), far)
             case {"ask": Ask.STATE, "state": str(state), "code": str(code), "message": str(message)}:
                 await _reply(writer, success())
+                if state == "ready":
+                    self._metrics.ready(self._handed)
                 if state == "failed" and self._broken is not None:
                     code, message = self._broken.code, f"{message} The feed broke off: {self._broken}"
                 await self._on_state(state, code, message)
+            case {"ask": Ask.REPORT}:
+                self._metrics.reported(Report.from_map(value))
+                await _reply(writer, success())
             case _:
                 malformed("request")
 

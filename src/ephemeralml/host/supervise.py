@@ -76,6 +76,12 @@ class Supervisor:
         self._booted: asyncio.Future[str | EnclaveFailedError] = self._loop.create_future()
         self._replace = asyncio.Event()
         self._failures = 0
+        self._served = False
+
+    @property
+    def serving(self) -> bool:
+        """Whether an enclave is ready and the relay leads to it."""
+        return self._served and self._relay.enclave is not None
 
     async def on_state(self, state: str, code: str, message: str) -> None:
         """What the enclave says of itself: ``ready`` and its boot times, or why it did not boot."""
@@ -177,6 +183,7 @@ class Supervisor:
     def _serving(self, booted: str | EnclaveFailedError) -> None:
         if isinstance(booted, EnclaveFailedError):
             raise booted
+        self._served = True
         self._on_ready(booted)
 
     def _forgive(self) -> None:

@@ -23,6 +23,7 @@ SCRIPTS: Final = (
     "manifest.js",
     "receipt.js",
     "verify.js",
+    "bundles.js",
     "page.js",
 )
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from ephemeralml.attestation import AttestationDocument, Policy, Step, Verdict
 from ephemeralml.errors import EphemeralMLError
+from ephemeralml.inspector.findings import Findings
 from ephemeralml.inspector.page import content_policy, read_source, read_words
 from ephemeralml.receipts import BundleVerdict, Claims
 
@@ -35,18 +36,56 @@ $body
 """)
 
 
-def render_report(result: BundleVerdict | EphemeralMLError, *, policy: Policy, name: str) -> str:
-    """The page for what `verify_bundle` returned or raised under `policy`; `name` is the bundle's."""
-    body = _accepted(result, policy) if isinstance(result, BundleVerdict) else _refused(result)
+MAX_LINES: Final = 10_000
+"""Bundles that a report lists; it counts the others."""
+
+
+def render_report(findings: Findings, *, policy: Policy, name: str) -> str:
+    """The page for what `judge_file` found under `policy`; `name` is the file's."""
+    body = [*_banner(findings), *_bundles(findings)]
+    shown = findings.shown
+    body += _accepted(shown, policy) if isinstance(shown, BundleVerdict) else _refused(shown)
     style = read_source("page.css")
     return _PAGE.substitute(
         policy=content_policy(style=style), style=style, name=escape(name, quote=True), body="\n".join(body)
     )
 
 
+def _banner(findings: Findings) -> Iterator[str]:
+    shown = findings.shown
+    titles, code = read_words()["titles"], None
+    if isinstance(shown, BundleVerdict):
+        sentence = shown.evidence.summary
+        if findings.kind == "not-confidential" and shown.confidential:
+            sentence = "not all of them are confidential"
+    else:
+        sentence, code = str(shown), shown.code
+    yield f'<div class="verdict {findings.kind}"><h2>{titles[findings.kind]}</h2>'
+    yield from (f"<p>{escape(words)}</p>" for words in (findings.summary, sentence) if words)
+    if code is not None:
+        yield f"<p>Code: <code>{escape(code)}</code></p>"
+    yield "</div>"
+
+
+def _bundles(findings: Findings) -> Iterator[str]:
+    if len(findings.bundles) == 1:
+        return
+    titles = read_words()["titles"]
+    yield '<h2>Bundles</h2>\n<ol class="bundles">'
+    for number, found in enumerate(findings.bundles[:MAX_LINES], 1):
+        mark = "✗ refused" if found.kind == "refused" else titles[found.kind].lower()
+        words = escape(found.words)
+        if found.code is not None:
+            words = f"<code>{escape(found.code)}</code> {words}"
+        yield f'<li class="{found.kind}">Bundle {number}: <span class="mark">{mark}</span>, {words}</li>'
+    yield "</ol>"
+    if (more := len(findings.bundles) - MAX_LINES) > 0:
+        yield f"<p>And {more} more.</p>"
+    which = findings.refused[0] if findings.refused else len(findings.bundles)
+    yield f"<p>What follows is of bundle {which}.</p>"
+
+
 def _accepted(verdict: BundleVerdict, policy: Policy) -> Iterator[str]:
-    kind = "verified" if verdict.confidential else "not-confidential"
-    yield from _banner(kind, verdict.evidence.summary, None)
     yield from _steps(verdict.steps)
     yield "<h2>What this does not prove</h2>"
     yield "<ul>"
@@ -60,17 +99,9 @@ def _accepted(verdict: BundleVerdict, policy: Policy) -> Iterator[str]:
 
 
 def _refused(error: EphemeralMLError) -> Iterator[str]:
-    yield from _banner("refused", f"{error}", error.code)
     verdict = getattr(error, "verdict", None)
     if isinstance(verdict, Verdict):
         yield from _steps(verdict.steps)
-
-
-def _banner(kind: str, sentence: str, code: str | None) -> Iterator[str]:
-    yield f'<div class="verdict {kind}"><h2>{read_words()["titles"][kind]}</h2><p>{escape(sentence)}</p>'
-    if code is not None:
-        yield f"<p>Code: <code>{escape(code)}</code></p>"
-    yield "</div>"
 
 
 def _steps(steps: Sequence[Step]) -> Iterator[str]:

@@ -192,5 +192,5 @@ def _refuse_default_prompt(files: Mapping[str, Buffer]) -> None:
 
 def _require(supported: bool, what: str, value: object) -> None:
     if not supported:
-        code = "model.unsupported." + what.replace(" ", "_")
+        code = f"model.unsupported.{what.replace(' ', '_')}"
         raise UnsupportedModelError(f"unsupported {what}: {value!r:.100}", code=code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import ClassVar
 
 from ephemeralml.errors import ConfigurationError
@@ -63,6 +64,16 @@ class Address:
                 return f"vsock+unix://{self.path}:{self.port}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp://{host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches a listener here."""
+        if self.scheme != "tcp":
+            return self.scheme == "unix"
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def listening_path(self) -> str:

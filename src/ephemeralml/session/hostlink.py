@@ -1,4 +1,4 @@
-"""The plain protocol between an enclave and its own host: key release, artifacts, state.
+"""The plain protocol between an enclave and its own host: key release, artifacts, state, reports of its work.
 
 The host is trusted with none of it: a manifest counts once its signature verifies, a key once it opens the package, an
 artifact once its last chunk did. Each exchange is one connection: a request frame, then an answer;
@@ -25,6 +25,7 @@ class Ask(IntEnum):
     KEY = 3
     STATE = 4
     TUNNEL = 5
+    REPORT = 6
 
 
 def malformed(what: str) -> NoReturn:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from nitro import BIN
+
+import ephemeralml
 
 ROOT = Path(__file__).parents[3]
 INSTANCE = "i-0123456789abcdef0"
@@ -44,6 +47,18 @@ class Ssm:
     @property
     def commands(self) -> list[str]:
         return (self.folder / "state" / "commands").read_text().splitlines()
+
+
+def copy_sources(folder: Path) -> Path:
+    """The package's, in a folder that is for PYTHONPATH."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(Path(ephemeralml.__file__).parent, folder / "src" / "ephemeralml", ignore=ignored))
+
+
+@pytest.fixture
+def own_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local enclave is measured by its sources; whoever edits them meanwhile gets another than the key is for."""
+    monkeypatch.setenv("PYTHONPATH", str(copy_sources(tmp_path).parent))
 
 
 @pytest.fixture(scope="session")

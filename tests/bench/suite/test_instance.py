@@ -25,6 +25,7 @@ def instance() -> Iterator[Instance]:
         yield made
 
 
+@pytest.mark.usefixtures("own_sources")
 def test_a_run_on_nitro_without_a_baseline(instance: Instance, tiny_model: Path, tmp_path: Path) -> None:
     here = tmp_path / "world"
     here.mkdir()

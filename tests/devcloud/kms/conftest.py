@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import boto3
 import pytest
-from botocore.config import Config
+from botocore.exceptions import ClientError
+from connecting import connecting
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -59,26 +61,19 @@ def session() -> boto3.session.Session:
     return boto3.session.Session()
 
 
+@contextmanager
+def refused(kind: str) -> Iterator[None]:
+    with pytest.raises(ClientError) as caught:
+        yield
+    error = caught.value.response["Error"]
+    assert error["Code"] == kind, error
+
+
 @pytest.fixture
 def connect(server: KmsServer, session: boto3.session.Session) -> Iterator[Callable[..., Any]]:
     """Makes boto3 clients, unchanged but for one attempt a call."""
-    clients = []
-
-    def make(credential: Credential, *, secret: str | None = None, url: str | None = None) -> Any:
-        client = session.client(
-            "kms",
-            endpoint_url=url or server.url,
-            region_name="us-east-1",
-            aws_access_key_id=credential.access_key_id,
-            aws_secret_access_key=secret or credential.secret_access_key,
-            config=Config(retries={"total_max_attempts": 1}),
-        )
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.close()
+    with connecting(session, "kms", server.url) as make:
+        yield make
 
 
 @pytest.fixture

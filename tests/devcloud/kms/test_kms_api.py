@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,13 @@ import pytest
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from threads import in_threads
 
 from ephemeralml.devcloud.kms import Credential, KmsServer
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.enclave.key_release import open_envelope
+
+from .conftest import refused
 
 Attest = Callable[..., bytes]
 
@@ -51,14 +52,6 @@ def key_policy(**conditions: Any) -> str:
             ],
         }
     )
-
-
-@contextmanager
-def refused(kind: str) -> Iterator[None]:
-    with pytest.raises(ClientError) as caught:
-        yield
-    error = caught.value.response["Error"]
-    assert error["Code"] == kind, error
 
 
 def recipient(document: bytes) -> dict[str, Any]:
@@ -483,12 +476,8 @@ class TestServer:
     def test_many_clients_at_once(self, owner: Any, key_arn: str) -> None:
         answers: list[bytes] = []
 
-        def call() -> None:
+        def call(_: int) -> None:
             answers.append(owner.generate_data_key(KeyId=key_arn, KeySpec="AES_256")["Plaintext"])
 
-        threads = [threading.Thread(target=call) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        assert in_threads(16, call) == []
         assert len(set(answers)) == 16

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+
+from .conftest import refused
 
 CONTEXT = {"package": "demo", "version": "1"}
 OWNER_ARN = "arn:aws:iam::000000000000:user/owner"
 HOST_ARN = "arn:aws:iam::000000000000:role/host"
 MakeKey = Callable[..., str]
-
-
-@contextmanager
-def refused(kind: str) -> Iterator[None]:
-    with pytest.raises(ClientError) as caught:
-        yield
-    error = caught.value.response["Error"]
-    assert error["Code"] == kind, error
 
 
 def key_policy(actions: list[str], condition: dict[str, Any] | None) -> str:

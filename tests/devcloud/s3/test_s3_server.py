@@ -16,9 +16,9 @@ import boto3
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from connecting import connecting
 
 from ephemeralml.devcloud.s3 import S3Server
 from ephemeralml.devcloud.sigv4 import Credential
@@ -36,23 +36,8 @@ def server(tmp_path: Path) -> Iterator[S3Server]:
 
 @pytest.fixture
 def connect(server: S3Server) -> Iterator[Callable[..., Any]]:
-    clients = []
-
-    def make(credential: Credential, *, secret: str | None = None, region: str = "us-east-1") -> Any:
-        client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=server.url,
-            region_name=region,
-            aws_access_key_id=credential.access_key_id,
-            aws_secret_access_key=secret or credential.secret_access_key,
-            config=Config(retries={"total_max_attempts": 1}),
-        )
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.close()
+    with connecting(boto3.session.Session(), "s3", server.url) as make:
+        yield make
 
 
 @pytest.fixture

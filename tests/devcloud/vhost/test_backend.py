@@ -67,6 +67,13 @@ def offer_room(ring: Ring) -> int:
     return ring.offer(0x1000, 0x1000, 0x1000)
 
 
+def describe(ring: Ring) -> None:
+    """A request and room for its answer, not waited for."""
+    ring.offer(DESCRIBE)
+    offer_room(ring)
+    ring.kick()
+
+
 def test_a_request_and_its_answer_come_back_at_once_and_in_order(nsm: Served) -> None:
     with FrontEnd(nsm.path) as front_end:
         ring = nsm.ready(front_end)
@@ -105,16 +112,12 @@ def test_a_ring_is_served_only_while_it_is_enabled(nsm: Served) -> None:
         front_end.negotiate()
         front_end.share()
         ring = front_end.start(0, enable=False)
-        ring.offer(DESCRIBE)
-        offer_room(ring)
-        ring.kick()
+        describe(ring)
         assert ring.used(wait=0.2) == []
         front_end.enable(0)
         assert len(ring.used()) == 2
         front_end.enable(0, False)
-        ring.offer(DESCRIBE)
-        offer_room(ring)
-        ring.kick()
+        describe(ring)
         assert ring.used(wait=0.2) == []
         # What was kicked meanwhile is served without another kick.
         front_end.enable(0)
@@ -124,9 +127,7 @@ def test_a_ring_is_served_only_while_it_is_enabled(nsm: Served) -> None:
 def test_another_call_descriptor_is_told_of_what_was_done_before_it_came(nsm: Served) -> None:
     with FrontEnd(nsm.path) as front_end:
         ring = nsm.ready(front_end)
-        ring.offer(DESCRIBE)
-        offer_room(ring)
-        ring.kick()
+        describe(ring)
         front_end.settle()
         # Nobody looked at the first event: QEMU changes it while the guest masks its interrupt.
         ring.called = front_end.event()
@@ -139,9 +140,7 @@ def test_a_ring_without_a_call_descriptor_is_served_and_told_later(nsm: Served) 
     with FrontEnd(nsm.path) as front_end:
         ring = nsm.ready(front_end)
         front_end.acknowledged(13, struct.pack("<Q", 0x100))
-        ring.offer(DESCRIBE)
-        offer_room(ring)
-        ring.kick()
+        describe(ring)
         front_end.settle()
         ring.called = front_end.event()
         front_end.acknowledged(13, struct.pack("<Q", 0), (ring.called,))
@@ -161,9 +160,7 @@ def test_a_stopped_ring_says_where_it_was_and_goes_on_there(nsm: Served) -> None
         ring = nsm.ready(front_end)
         ask(ring, DESCRIBE)
         assert front_end.stop(0) == 2
-        ring.offer(DESCRIBE)
-        offer_room(ring)
-        ring.kick()
+        describe(ring)
         assert ring.used(wait=0.2) == []
         front_end.acknowledged(12, struct.pack("<Q", 0), (ring.kicked,))
         front_end.acknowledged(13, struct.pack("<Q", 0), (ring.called,))

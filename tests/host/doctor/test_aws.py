@@ -29,6 +29,7 @@ from ephemeralml.host.kms_keys import KmsKeys
 from ephemeralml.image import measure_eif
 from ephemeralml.package import Manifest
 from ephemeralml.package.source import ARTIFACT_SUFFIX, MANIFEST_FILE
+from ephemeralml.package.stream import make_header
 
 HOST = Credential("AKIDHOST", "host-secret", "arn:aws:iam::000000000000:role/host")
 ADMIN = Credential("AKIDADMIN", "admin-secret", "arn:aws:iam::000000000000:user/admin")
@@ -283,6 +284,21 @@ def test_what_others_wrote_commands_no_terminal_and_begins_no_line(monkeypatch: 
     assert "Disabled?[2J?key ok" in found.reason
 
 
+def test_whose_package_it_is_is_judged_by_the_configuration_and_otherwise_left_open(bucket: Any) -> None:
+    manifest = make_manifest()
+    put_package(bucket, "owned", manifest)
+    found, _ = aws.package("s3://models/owned")
+    assert found.state is State.OK
+    assert "not checked" in found.reason
+    assert manifest.owner.hex()[:16] in found.reason
+    found, _ = aws.package("s3://models/owned", owner=manifest.owner)
+    assert found.state is State.OK
+    assert "not checked" not in found.reason
+    found, read = aws.package("s3://models/owned", owner=b"x" * 32)
+    assert (found.state, read) == (State.FAILED, None)
+    assert "model owner" in found.reason
+
+
 def test_a_package_in_a_folder(tmp_path: Path) -> None:
     manifest = make_manifest()
     assert aws.package(str(tmp_path))[0].state is State.FAILED
@@ -290,8 +306,14 @@ def test_a_package_in_a_folder(tmp_path: Path) -> None:
     found, _ = aws.package(str(tmp_path))
     assert found.state is State.FAILED
     assert "incomplete" in found.reason
-    for artifact in manifest.artifacts:
-        (tmp_path / (artifact.name + ARTIFACT_SUFFIX)).write_bytes(b"")
+    (artifact,) = manifest.artifacts
+    file = tmp_path / (artifact.name + ARTIFACT_SUFFIX)
+    good = make_header(package_id=manifest.package_id, salt=artifact.salt, chunk_size=artifact.chunk_size)
+    good += bytes(artifact.ciphertext_size - len(good))
+    for wrong in (b"", good[:-1], good + b"x", b"x" + good[1:]):
+        file.write_bytes(wrong)
+        assert aws.package(str(tmp_path))[0].state is State.FAILED
+    file.write_bytes(good)
     found, read = aws.package(str(tmp_path))
     assert (found.state, read) == (State.OK, manifest)
     assert "version 3" in found.reason
@@ -370,6 +392,7 @@ def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
         memory_mib=1024,
         cpus=2,
         package="s3://models/good",
+        owner=OWNER.public_key().public_bytes_raw(),
         key_arn=None,
         relay="tcp://127.0.0.1:0",
     )
@@ -381,6 +404,7 @@ def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
         (replace(plan, key_arn=KEY_ARN), "key"),
         (replace(plan, package="s3://models/bad"), "key"),
         (replace(plan, package="s3://models/other"), "package"),
+        (replace(plan, owner=b"x" * 32), "package"),
         (replace(plan, relay="tcp://192.0.2.1:7001"), "relay"),
     ):
         assert check in {item.check for item in troubles(changed)}

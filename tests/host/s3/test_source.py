@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from s3_package import BUCKET, DEK, HOST, OWNER, URL, WEIGHTS, AsPrincipal, MakePackage, Packed
+from threads import in_threads
 
 from ephemeralml.devcloud.s3 import S3Server
 from ephemeralml.devcloud.sigv4 import Credential
@@ -82,15 +82,12 @@ def test_many_ranges_at_once_from_many_threads(source: S3Source, package: Packed
     cuts: list[int | None] = [*range(0, len(package.sealed), 400_000), None]
     found: dict[int, bytes] = {}
 
-    def one(start: int | None, stop: int | None) -> None:
+    def one(number: int) -> None:
+        start, stop = cuts[number], cuts[number + 1]
         assert start is not None
         found[start] = read(source, start=start, size=None if stop is None else stop - start)
 
-    threads = [threading.Thread(target=one, args=pair) for pair in pairwise(cuts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert in_threads(len(cuts) - 1, one) == []
     assert b"".join(found[start] for start in sorted(found)) == package.sealed
 
 

@@ -59,7 +59,7 @@ class Instance:
 
     def _host(self, eif: Path) -> Process:
         return Process(
-            *("host", "run", self.package, "--platform", self.platform, "--eif", str(eif), "--json"),
+            *("host", "run", self.package, "--platform", self.platform, "--eif", str(eif), "--log-format", "json"),
             *("--memory", str(self.memory_mib), "--connect", str(self.address), "--relay", "tcp://127.0.0.1:0"),
             *self.options,
             log=self.scratch / "host.log",

@@ -19,7 +19,7 @@ from ephemeralml.bench.timing import LEAD_SECONDS
 
 Place = tuple[Asked, Record]
 SAME: Final = ("threads", "precision", "python", "libraries")
-"""Python by its first two numbers; libraries that the enclave has: what it lacks it does not use."""
+"""Python by its first two numbers, libraries as loaded."""
 
 
 def encode_in_turns(
@@ -74,10 +74,7 @@ def compare(ours: Vectors, theirs: Vectors | None) -> dict[str, Any]:
 
 def check_same(enclave: Mapping[str, Any], bare: Mapping[str, Any]) -> None:
     """Raises `BenchError` for two processes whose difference would be more than the place."""
-    libraries = {name: version for name, version in enclave["libraries"].items() if version}
-    theirs = {name: bare["libraries"].get(name) for name in libraries}
-    one = {**enclave, "python": _minor(enclave["python"]), "libraries": libraries}
-    other = {**bare, "python": _minor(bare["python"]), "libraries": theirs}
+    one, other = ({**about, "python": _minor(about["python"])} for about in (enclave, bare))
     for name in SAME:
         if one[name] != other[name]:
             raise BenchError(

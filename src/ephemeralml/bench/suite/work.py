@@ -6,15 +6,15 @@ import base64
 import os
 import platform
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from ephemeralml.bench.errors import BenchError
-from ephemeralml.bench.machine import memory_of
+from ephemeralml.bench.memory import memory_of
 from ephemeralml.bench.suite.questions import LARGEST_PAYLOAD, receive, send
 from ephemeralml.errors import EphemeralMLError, RequestError, TransportError
 from ephemeralml.inference import Encoder
@@ -155,7 +155,5 @@ def _size(question: Question) -> int:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    """Of a library that this process has loaded; what it has not it does not use. The image has no list of packages."""
+    return getattr(sys.modules.get(name), "__version__", None)

@@ -25,7 +25,7 @@ def demo(
         bool, typer.Option("--aws-local", help="As on AWS: package in S3, enclave on a vsock, and parts that die.")
     ] = False,
 ) -> None:
-    """Run everything on this machine: pack, release, attest, embed, verify, attack.
+    """Run everything here: pack, attest, embed, verify, attack.
 
     Example: ephemeralml demo
     """

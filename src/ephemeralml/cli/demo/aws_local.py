@@ -48,7 +48,7 @@ class _Instance:
 
     def __init__(self, cloud: _Cloud, *, s3: str, kms: str, relay: str) -> None:
         self._world = cloud.world
-        self._options = ("--s3-endpoint", s3, "--kms-endpoint", kms, "--relay", relay, "--json")
+        self._options = ("--s3-endpoint", s3, "--kms-endpoint", kms, "--relay", relay, "--log-format", "json")
         # Its own: a host that was killed leaves its socket's file.
         self._vsock = cloud.world.folder / f"vsock-{next(_NUMBERS)}"
         listen, services = _VSOCK_PORTS

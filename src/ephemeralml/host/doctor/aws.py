@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Final
 
 import boto3
@@ -24,7 +25,7 @@ from ephemeralml.host.key_policy import Release, decide
 from ephemeralml.host.kms import key_region
 from ephemeralml.host.kms_keys import KmsKeys
 from ephemeralml.host.s3.source import S3Source
-from ephemeralml.host.sources import source_of
+from ephemeralml.host.sources import check_file, source_of
 from ephemeralml.package import Artifact, Manifest
 
 _CONFIG: Final = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2})
@@ -55,25 +56,29 @@ def role() -> tuple[Finding, str | None, datetime | None]:
         return Finding.ok(check, arn), arn, None
 
 
-def package(location: str | None) -> tuple[Finding, Manifest | None]:
-    """Whether the package can be had, and its manifest; of a package in S3 the manifest and each end are fetched."""
+def package(location: str | None, *, owner: bytes | None = None) -> tuple[Finding, Manifest | None]:
+    """Whether the package can be had whole, as far as sizes tell, and its manifest, signed with the key `owner`.
+
+    None leaves it to the enclave whose package it takes. Of a package in S3 the manifest and each end are fetched.
+    """
     check = "package"
     if location is None:
         return Finding.unknown(check, "no package given", "--package with a folder or s3://bucket/prefix"), None
     try:
         source = source_of(location)
-        manifest = Manifest.verify(source.manifest(), owner=None)
-        if isinstance(source, S3Source):
-            for artifact in manifest.artifacts:
+        manifest = Manifest.verify(source.manifest(), owner=owner)
+        for artifact in manifest.artifacts:
+            if isinstance(source, S3Source):
                 _check_end(source, artifact)
-        else:
-            for artifact in manifest.artifacts:
-                with source.open(artifact.name):
-                    pass
+            else:
+                check_file(Path(location), manifest, artifact)
     except EphemeralMLError as error:
         fix = "`ephemeralml push` it again, or copy the folder again; the role needs s3:GetObject below the prefix"
         return Finding.failed(check, str(error), fix), None
-    return Finding.ok(check, f"{manifest.model_id} version {manifest.version} in {location}"), manifest
+    said = f"{manifest.model_id} version {manifest.version} in {location}"
+    if owner is None:
+        said += f", signed by {manifest.owner.hex()[:16]}…, not checked against the enclave's --configuration"
+    return Finding.ok(check, said), manifest
 
 
 def _check_end(source: S3Source, artifact: Artifact) -> None:

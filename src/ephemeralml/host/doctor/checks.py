@@ -34,7 +34,10 @@ class Platform(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The run that is meant, in the terms of `host run`; `measure` reads an image, which no zone does itself."""
+    """The run that is meant, in the terms of `host run`; `measure` reads an image, which no zone does itself.
+
+    `owner` is the model owner's key in the enclave's configuration, None where that is not at hand.
+    """
 
     platform: Platform
     eif: Path | None
@@ -42,6 +45,7 @@ class Plan:
     memory_mib: int
     cpus: int
     package: str | None
+    owner: bytes | None
     key_arn: str | None
     relay: str
 
@@ -97,6 +101,6 @@ def _cloud(plan: Plan, measurements: Measurements | None) -> Iterator[Finding]:
     found, caller, server = aws.role()
     yield found
     yield machine.clock(server=server, now=datetime.now(UTC))
-    found, manifest = aws.package(plan.package)
+    found, manifest = aws.package(plan.package, owner=plan.owner)
     yield found
     yield aws.key(plan.key_arn, manifest, measurements, caller=caller)

@@ -12,9 +12,9 @@ from ephemeralml.errors import PackageError
 from ephemeralml.host.s3.checksum import TRANSFER, UPLOAD, file_checksum, holds
 from ephemeralml.host.s3.client import Location, explained, make_client
 from ephemeralml.host.s3.object import read_manifest
+from ephemeralml.host.sources import check_file
 from ephemeralml.package import Artifact, FolderSource, Manifest
 from ephemeralml.package.source import ARTIFACT_SUFFIX
-from ephemeralml.package.stream import HEADER_SIZE, make_header
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes uploaded and their total, from several threads, one at a time."""
@@ -49,7 +49,7 @@ def push(
     """
     signed = FolderSource(folder).manifest()
     work = _Push(Location.parse(url), folder, Manifest.verify(signed, owner=None), signed, make_client(endpoint_url))
-    checksums = {artifact: work.check_file(artifact) for artifact in work.manifest.artifacts}
+    checksums = {artifact: work.checksum(artifact) for artifact in work.manifest.artifacts}
     before = work.published()
     published = before is not None and before[0] == signed
     version = work.check_may_replace(before[0]) if before is not None and not published else None
@@ -69,19 +69,9 @@ class _Push:
     signed: bytes
     client: Any
 
-    def check_file(self, artifact: Artifact) -> str:
-        """The checksum that S3 will have of the file, which is whole and this package's."""
-        path = self._path(artifact)
-        # FolderSource opens what is a regular file and nothing else.
-        with FolderSource(self.folder).open(artifact.name) as read:
-            if path.stat().st_size != artifact.ciphertext_size:
-                raise PackageError(
-                    f"{path} is not of the size its manifest names; the package is damaged, pack it again",
-                    code="package.size",
-                )
-            salt, chunk_size = artifact.salt, artifact.chunk_size
-            if read(HEADER_SIZE) != make_header(package_id=self.manifest.package_id, salt=salt, chunk_size=chunk_size):
-                raise PackageError(f"{path} is a file of another package; pack it again", code="package.mixed")
+    def checksum(self, artifact: Artifact) -> str:
+        """What S3 will have as the checksum of the file, which is whole and this package's."""
+        check_file(self.folder, self.manifest, artifact)
         with FolderSource(self.folder).open(artifact.name) as read:
             return file_checksum(read, artifact.ciphertext_size)
 

@@ -36,19 +36,39 @@ function countItems(data) {
   let position = 0;
   for (let count = 0; count <= MAX_ITEMS; count += 1) {
     if (position >= data.length) return;
-    const major = data[position] >> 5;
-    let argument = BigInt(data[position] & 31);
-    position += 1;
-    if (argument >= 24n && argument <= 27n) {
-      const size = 1 << Number(argument - 24n);
-      argument = toInteger(data.subarray(position, position + size));
-      position += size;
-    } else if (argument > 27n) {
-      argument = 0n;
-    }
-    if (major === 2 || major === 3) position += Number(argument);
+    position = skipHead(data, position).next;
   }
   refuseCbor("items", `more than ${MAX_ITEMS} items`);
+}
+
+/** How many bytes the first item of a CBOR sequence (RFC 8742) takes, by heads alone: at most all of them. */
+function firstItem(data) {
+  let position = 0;
+  // Each turn takes a byte at least, whatever a head announces.
+  for (let left = 1n; left > 0n && position < data.length; left -= 1n) {
+    const { major, argument, next } = skipHead(data, position);
+    if (major === 4) left += argument;
+    if (major === 5) left += 2n * argument;
+    if (major === 6) left += 1n;
+    position = next;
+  }
+  return Math.min(position, data.length);
+}
+
+/** Major type and argument of the head at `position`, 0 for an indefinite length; `next` is behind it and its string. */
+function skipHead(data, position) {
+  const major = data[position] >> 5;
+  let argument = BigInt(data[position] & 31);
+  let next = position + 1;
+  if (argument >= 24n && argument <= 27n) {
+    const size = 1 << Number(argument - 24n);
+    argument = toInteger(data.subarray(next, next + size));
+    next += size;
+  } else if (argument > 27n) {
+    argument = 0n;
+  }
+  if (major === 2 || major === 3) next += Number(argument);
+  return { major, argument, next };
 }
 
 class CborReader {

@@ -3,6 +3,9 @@
 const byId = (id) => document.getElementById(id);
 
 const inputs = { bundle: null, policy: null };
+// From the worst to the best: a file is as good as the worst of its bundles.
+const VERDICTS = ["refused", "no-policy", "not-confidential", "verified"];
+const PAINT_MS = 100;
 let latestRun = 0;
 
 function make(tag, className, ...children) {
@@ -12,30 +15,29 @@ function make(tag, className, ...children) {
   return element;
 }
 
-/** At most one byte more than `limit`, whatever the file's size. */
-async function readFile(file, limit) {
-  return new Uint8Array(await file.slice(0, limit + 1).arrayBuffer());
-}
-
 async function verifyInputs() {
   latestRun += 1;
   const run = latestRun;
   const result = byId("result");
   result.setAttribute("aria-busy", "true");
-  const outcome = inputs.bundle === null ? null : await judge(inputs);
+  showProgress(null);
+  const outcome = inputs.bundle === null ? null : await judge(inputs, () => run === latestRun);
   // A newer choice has its own run.
   if (run !== latestRun) return;
+  showProgress(null);
   show(result, outcome);
   result.setAttribute("aria-busy", "false");
 }
 
-/** {verdict, sentence, code, found}: `found` from `verifyBundle`, or null where it never ran. */
-async function judge({ bundle, policy }) {
+/**
+ * {verdict, sentence, code, found, rows}: of the file as a whole; `found` is what `verifyBundle` found of the first
+ * bundle that is refused, or else of the last, or null where it never ran; `rows` is one for each bundle of several.
+ */
+async function judge({ bundle, policy }, isWanted) {
   try {
     if (!globalThis.crypto?.subtle) throw new Unsupported("this browser gives the page no WebCrypto");
     const trusted = policy === null ? NO_POLICY : parsePolicy(await policy.read());
-    const found = await verifyBundle(await readFile(bundle, MAX_BUNDLE_BYTES), trusted);
-    return { ...verdictOf(found), code: found.code, found };
+    return await judgeFile(bundle, trusted, isWanted);
   } catch (error) {
     if (error instanceof Refusal) {
       return { verdict: "refused", sentence: `${error.message}. Nothing was verified.`, code: error.code, found: null };
@@ -44,6 +46,32 @@ async function judge({ bundle, policy }) {
     const sentence = `Nothing was verified: ${reason}. Try a current browser, or \`ephemeralml verify\`.`;
     return { verdict: "no-verdict", sentence, code: null, found: null };
   }
+}
+
+async function judgeFile(file, trusted, isWanted) {
+  const rows = [];
+  let shown = null;
+  let paused = performance.now();
+  for await (const { start, end, data } of splitBundles(file)) {
+    const found = await verifyBundle(data, trusted);
+    const open = () => readFile(file.slice(start, end), MAX_BUNDLE_BYTES).then((again) => verifyBundle(again, trusted));
+    rows.push({ ...verdictOf(found), code: found.code, claims: found.claims, open });
+    if (shown === null || shown.ok) shown = found;
+    // Where one ends that is no bundle, nobody can say.
+    if (!found.ok && found.steps.length === 1) break;
+    if (performance.now() - paused < PAINT_MS) continue;
+    showProgress({ count: rows.length, share: end / file.size });
+    await new Promise((resolve) => setTimeout(resolve));
+    if (!isWanted()) break;
+    paused = performance.now();
+  }
+  if (rows.length === 1) return { ...rows[0], found: shown };
+  const refused = rows.filter(({ verdict }) => verdict === "refused");
+  const worst = VERDICTS.map((verdict) => rows.find((row) => row.verdict === verdict)).find((row) => row);
+  const sentence = refused.length
+    ? `${refused.length} of ${rows.length} bundles refused. Bundle ${rows.indexOf(worst) + 1}: ${worst.sentence}`
+    : `${rows.length} bundles, and each holds. ${worst.sentence}`;
+  return { ...worst, sentence, found: shown, rows };
 }
 
 function verdictOf(found) {
@@ -61,11 +89,48 @@ function verdictOf(found) {
 }
 
 function show(result, outcome) {
-  const { verdict, sentence, code, found } = outcome ?? { verdict: "", code: null, found: null };
+  const { verdict, sentence, code, found, rows } = outcome ?? { verdict: "", code: null, found: null };
   result.dataset.verdict = verdict;
   result.dataset.code = code ?? "";
   byId("verdict").replaceChildren(...(outcome === null ? [] : [banner(verdict, sentence, code)]));
-  byId("details").replaceChildren(...(found === null ? [] : details(found)));
+  byId("details").replaceChildren(...(rows ? [make("h2", "", "Bundles"), bundleList(rows, found)] : found ? details(found) : []));
+}
+
+function showProgress(progress) {
+  byId("progress").hidden = progress === null;
+  byId("progress-bar").value = progress?.share ?? 0;
+  byId("progress-text").textContent = progress === null ? "" : `${progress.count} bundles verified`;
+}
+
+/** One line for each bundle; opened, it is verified once more and shown whole. The first that is refused is open. */
+function bundleList(rows, found) {
+  const list = make("ol", "bundles");
+  const first = rows.findIndex(({ verdict }) => verdict === "refused");
+  for (const [index, row] of rows.entries()) {
+    const mark = make("span", "mark", row.verdict === "refused" ? "✗ refused" : WORDS.titles[row.verdict].toLowerCase());
+    const item = make("details", row.verdict, make("summary", "", `Bundle ${index + 1}: `, mark, summaryOf(row)));
+    item.addEventListener("toggle", () => fill(item, row), { once: true });
+    if (index === first) {
+      item.append(...details(found));
+      item.open = true;
+    }
+    list.append(make("li", "", item));
+  }
+  return list;
+}
+
+function summaryOf({ code, claims }) {
+  if (code !== null) return make("span", "quiet", ", ", make("code", "", code));
+  return make("span", "quiet", `, receipt ${claims.sequence_number}, issued ${showTime(Number(claims.iat) * 1000)} UTC`);
+}
+
+async function fill(item, row) {
+  if (item.childElementCount > 1) return;
+  try {
+    item.append(...details(await row.open()));
+  } catch {
+    item.append(make("p", "", "The file cannot be read any more: choose it again."));
+  }
 }
 
 function banner(verdict, sentence, code) {
