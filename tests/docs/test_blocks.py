@@ -81,6 +81,9 @@ def read_json(text: str) -> None:
             Policy.from_json(text)
         case {"Effect": _} as statement:
             read_statements(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+        # What a command says of an error with --json.
+        case {"error": str(), "code": str(), "docs": str(place)}:
+            assert (ROOT / place.partition("#")[0]).is_file()
         case _:
             pytest.fail("nothing of ours reads such a file: give it a parser here")
 

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from error_codes import Codes
 from pages import PAGES, ROOT, all_tables, code, tables
 
-Codes = pytest.importorskip("error_codes").Codes
 SOURCE = ROOT / "src" / "ephemeralml"
 
 
