@@ -178,6 +178,17 @@ def test_no_shell_no_package_manager_no_network_tool_and_no_other_zone(built: Bu
     assert parts & {*unwanted.split(), *zones.split()} == set()
 
 
+def test_the_licenses_of_what_is_inside_are_inside(built: Built) -> None:
+    """Of all that bring them: tokenizers does not, nor do packages whose texts are in another one's folder."""
+    texts = {member.name for member in built.members if stat.S_ISREG(member.mode) and member.content}
+    elsewhere = {"libgcc-s1", "libstdc++6", "libpython3.13-stdlib"}
+    debs = {package.name for package in Recipe.load(_RECIPE).packages} - elsewhere
+    assert {f"usr/share/doc/{name}/copyright" for name in debs} <= texts
+    licensed = {Path(name).parts[2].partition("-")[0] for name in texts if ".dist-info/licenses/" in name}
+    assert licensed == {"cbor2", "cffi", "cryptography", "numpy"}
+    assert {f"app/lib/onnxruntime/{name}" for name in ("LICENSE", "ThirdPartyNotices.txt")} <= texts
+
+
 def test_no_file_names_the_machine_that_built_it(built: Built) -> None:
     places = [str(path).encode() for path in (built.work.parent, _ROOT, debian.cache_folder(), Path.home())]
     for member in built.members:

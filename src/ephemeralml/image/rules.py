@@ -9,11 +9,16 @@ from ephemeralml.image.interpreter import LIBRARY, PROGRAM, SHARED_OBJECTS
 
 # Of Debian's packages: the interpreter, its library, and shared objects, of which those stay that something asks for.
 _BASE: Final = (PROGRAM, f"{LIBRARY}/*", f"{SHARED_OBJECTS}/*.so*", "usr/lib64/ld-linux-x86-64.so.2")
+# Their licenses ask for it: whoever has the image has their texts.
+_LICENSES: Final = (
+    *("usr/share/doc/*/copyright", "app/lib/*.dist-info/licenses/*"),
+    *("app/lib/onnxruntime/LICENSE", "app/lib/onnxruntime/ThirdPartyNotices.txt"),
+)
 
 
 def in_base(path: str) -> bool:
     """Whether a file of a Debian package is taken."""
-    return any(fnmatchcase(path, pattern) for pattern in _BASE) and left_out(path) is None
+    return any(fnmatchcase(path, pattern) for pattern in (*_BASE, *_LICENSES)) and left_out(path) is None
 
 
 def in_libraries(path: str) -> bool:
@@ -23,6 +28,8 @@ def in_libraries(path: str) -> bool:
 
 def left_out(path: str) -> str | None:
     """Why a file at `path` in the image is left out; None when it is not."""
+    if any(fnmatchcase(path, pattern) for pattern in _LICENSES):
+        return None
     return next(
         (reason for reason, patterns in LEFT_OUT.items() if any(fnmatchcase(path, pattern) for pattern in patterns)),
         None,
