@@ -90,7 +90,7 @@ def test_boot_over_the_enclaves_own_tls(tmp_path: Path, tiny_model: Path, monkey
         arguments = [
             *("host", "run", str(tmp_path / "package"), "--configuration", str(tmp_path / "enclave.json")),
             *("--root", str(tmp_path / "dev-root"), "--kms-endpoint", f"https://127.0.0.1:{port}", "--kms-tunnel"),
-            *("--relay", "tcp://127.0.0.1:0", "--json"),
+            *("--relay", "tcp://127.0.0.1:0", "--log-format", "json"),
         ]
         with Process(*arguments, log=tmp_path / "log", environment=environment(ROLE, tmp_path)) as host:
             ready = host.event("ready")

@@ -21,6 +21,7 @@ from nitro import PATIENCE, Instance, made_instance, until
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
 from ephemeralml.devcloud import world as devcloud
+from ephemeralml.errors import docs_link
 
 TEXTS = ["a text", "another"]
 
@@ -241,7 +242,7 @@ def ended(host: Host, status: int, code: str) -> str:
     assert host.end() == status
     last = host.err.read_text().splitlines()[-1]
     assert last.startswith("ephemeralml: ")
-    assert last.endswith(f" [{code}]")
+    assert last.endswith(f" [{code}] {docs_link(code)}")
     return last
 
 

@@ -19,7 +19,7 @@ from ephemeralml.inference.encoder import WEIGHTS_FILE
 from ephemeralml.package.source import ARTIFACT_SUFFIX
 
 _MODEL_ID: Final = "benchmark"
-_CODE: Final = re.compile(r"\[([a-z_.]+)\]$")
+_CODE: Final = re.compile(r"\[([a-z_.]+)\](?: docs/\S+)?$")
 
 
 class Owned:
