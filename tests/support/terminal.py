@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -46,6 +47,10 @@ class Terminal:
     def type(self, text: str) -> None:
         """Press these keys."""
         os.write(self._ours, text.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
 
     def wait_for(self, text: str) -> None:
         """Read until `text` is shown; what came up to there is not looked at again."""

@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "policy": "policy:app",
     "enclave": "enclave:app",
     "host": "host:app",
+    "top": "top:top",
     "kms": "kms:app",
     "s3": "s3:app",
     "image": "image:app",
