@@ -108,7 +108,8 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        # None before the first request, whatever its type says.
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
             self._stop_waiting()
         elif self._head is None:
             self._await_head()
