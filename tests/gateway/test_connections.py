@@ -25,7 +25,7 @@ async def said(*parts: bytes) -> bytes:
     """What a connection answers to `parts` until it hangs up."""
     listener = socket.create_server(("127.0.0.1", 0))
     connection: Any = module._Connection
-    config = uvicorn.Config(application, http=connection, lifespan="off", log_config=None)
+    config = uvicorn.Config(application, http=connection, lifespan="off", log_config=None, timeout_keep_alive=1)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listener]))
     try:

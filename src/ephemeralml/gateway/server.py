@@ -27,7 +27,7 @@ REQUEST_SECONDS: Final = 30.0
 """For one request, an enclave that is being replaced included."""
 _CONNECTIONS: Final = 512
 HEAD_SECONDS: Final = 10.0
-"""For a request's head, from when the connection opens or its first byte comes: uvicorn itself waits for ever."""
+"""For a request's head, from its first byte on: uvicorn itself waits for ever."""
 # Longer than clients keep an idle connection: they hang up first, and never while a request is on its way.
 _KEEP_ALIVE_SECONDS: Final = 75
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -104,7 +104,8 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        # New, it is as idle as between two requests: a pool may open it before there is one.
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
