@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ephemeralml.attestation import Policy, Verdict
 from ephemeralml.errors import ConfigurationError
@@ -24,6 +26,8 @@ from ephemeralml.session.transport import BACKLOG, Address
 REQUEST_SECONDS: Final = 30.0
 """For one request, an enclave that is being replaced included."""
 _CONNECTIONS: Final = 512
+HEAD_SECONDS: Final = 10.0
+"""For a request's head, from its first byte on: uvicorn itself waits for ever."""
 # Longer than clients keep an idle connection: they hang up first, and never while a request is on its way.
 _KEEP_ALIVE_SECONDS: Final = 75
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -69,6 +73,7 @@ def _serve(api: Api, address: Address, on_listening: Callable[[str], None]) -> N
     server = _Server(
         uvicorn.Config(
             api.app,
+            http=_Connection,
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -87,6 +92,40 @@ def _serve(api: Api, address: Address, on_listening: Callable[[str], None]) -> N
         if file is not None:
             file.remove()
         listener.close()
+
+
+class _Connection(H11Protocol):
+    """uvicorn's connection, which hangs up when a request's head does not come in time.
+
+    Else whoever opens `_CONNECTIONS` and says nothing, or a byte, would shut out everyone, and needs no key for it.
+    """
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # New, it is as idle as between two requests: a pool may open it before there is one.
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # None before the first request, whatever its type says.
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
+            self._stop_waiting()
+        elif self._head is None:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
 
 class _Server(uvicorn.Server):
