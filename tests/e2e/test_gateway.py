@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -179,6 +180,22 @@ def test_a_refused_text_is_in_no_answer_and_no_log(
     log = served.log.read_text()
     assert code in log
     assert SECRET not in answer.text + log
+
+
+def test_a_body_with_two_ends_is_refused_and_nothing_after_it_is_read(served: Served) -> None:
+    """Content-Length and Transfer-Encoding: who stands between may take the rest for another caller's request."""
+    host, _, port = served.url.removeprefix("http://").rpartition(":")
+    hidden = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    asked = (
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(asked + hidden)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"request.framing" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_only_with_a_key(deployed: Deployment, tmp_path: Path) -> None:

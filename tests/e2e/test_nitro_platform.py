@@ -192,7 +192,7 @@ def test_an_enclave_that_crashes_or_loses_its_host_serves_again(
         assert instance.enclaves() == [info]
         host = start("--relay", relay)
         assert host.ready() == relay
-        assert info["EnclaveID"] in host.err.read_text()
+        assert info["EnclaveID"] in host.out.read_text()
         assert info["EnclaveID"] not in {one["EnclaveID"] for one in instance.enclaves()}
         assert (client.embed(TEXTS).vectors == before).all()
         assert host.end(signal.SIGTERM) == 0

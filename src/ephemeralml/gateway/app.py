@@ -112,6 +112,9 @@ class Api:
         # A page in a browser can have its own name resolve to this machine, and then read what we answer it.
         if self._parts.names is not None and not _is_ours(request.url.hostname or "", self._parts.names):
             raise RefusedError("this gateway is called by another name", code="request.host", status=421)
+        # Whoever stands between may see another end of the body than we do (RFC 9112, section 6.3).
+        if {"content-length", "transfer-encoding"} <= set(request.headers):
+            raise RefusedError("a request has a length or is chunked, not both", code="request.framing")
         if self._parts.keys is None or path == "/health":
             return
         if not self._parts.keys.admit(request.headers.get("authorization", "")):

@@ -49,6 +49,8 @@ class Problem:
     def headers(self) -> dict[str, str]:
         """``Retry-After`` where waiting helps; where it does not, the word by which OpenAI's clients stop trying."""
         headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        if self.code == "request.framing":
+            headers["Connection"] = "close"
         if self.retry_after is not None:
             # Whole seconds (RFC 9110, section 10.2.3), never sooner than asked for.
             return headers | {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
