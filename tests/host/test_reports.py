@@ -61,6 +61,15 @@ def test_gauges_are_of_all_that_report_and_of_none_that_has_stopped(monkeypatch:
     assert reports.now() is None
 
 
+def test_an_enclave_that_ended_has_nothing_open_and_its_counts_stay() -> None:
+    reports = Reports()
+    reports.add(replace(IDLE, sessions=3, sessions_open=3, in_work=1))
+    reports.ended()
+    assert reports.now() is None
+    reports.add(replace(IDLE, boot=b"b" * 16, sessions=1, sessions_open=1))
+    assert (reports.now(), reports.sessions) == ((1, 0), 4)
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**53 - 1)), max_size=60))
 def test_whoever_reports_counters_only_grow_and_few_boots_are_kept(told: list[tuple[int, int]]) -> None:
     reports = Reports()

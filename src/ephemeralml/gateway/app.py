@@ -241,8 +241,13 @@ def _is_ours(name: str, names: frozenset[str]) -> bool:
 
 
 def _reason(error: Exception, problem: Problem) -> str:
+    if problem.code == "internal":
+        return type(error).__name__
+    # What a caller did wrong may be the size of a text: it hears so, the log does not.
+    if problem.status < 500:
+        return "the caller was told"
     # It may quote the enclave, or the host.
-    return printable(problem.message) if problem.code != "internal" else type(error).__name__
+    return printable(problem.message)
 
 
 def _shown(verdict: Verdict) -> dict[str, object]:

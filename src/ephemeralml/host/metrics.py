@@ -109,6 +109,7 @@ class HostMetrics:
     def restarted(self, error: EphemeralMLError) -> None:
         """An enclave failed, and another is started."""
         self._restarts.add(error.code)
+        self._reports.ended()
 
     def kept(self, error: EphemeralMLError) -> None:
         """An enclave failed to take over."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ephemeralml.session.hostlink import malformed
@@ -45,6 +46,11 @@ class Reports:
             self._latest.popitem(last=False)
         self.heard_at = time.time()
         return any(self._stage(grown, "evidence"))
+
+    def ended(self) -> None:
+        """Whoever has reported is gone, and nothing of it is open any more; what it counted stays."""
+        for boot, heard in self._latest.items():
+            self._latest[boot] = replace(heard, at=-math.inf)
 
     @property
     def sessions(self) -> int:

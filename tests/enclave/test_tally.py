@@ -1,0 +1,94 @@
+"""What an enclave counts of its work, and that what it tells of it is as much as was promised."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import IDLE
+
+from ephemeralml.enclave import tally as module
+from ephemeralml.enclave.tally import Tally, keep_telling
+from ephemeralml.session.report import BOUNDS_MS, STAGES, Report
+
+PATIENCE = 60
+
+
+@given(st.lists(st.tuples(st.sampled_from(STAGES), st.floats(0, 1e6)), max_size=40))
+def test_each_passage_is_in_one_bucket_of_its_stage(passages: list[tuple[str, float]]) -> None:
+    tally = Tally()
+    for stage, milliseconds in passages:
+        tally.took(stage, milliseconds)
+    report = tally.report(IDLE.boot)
+    for stage, counts in zip(STAGES, report.stages, strict=True):
+        took = [milliseconds for name, milliseconds in passages if name == stage]
+        assert sum(counts) == len(took)
+        for bound, upto in zip(BOUNDS_MS, range(1, len(BOUNDS_MS) + 1), strict=True):
+            assert sum(counts[:upto]) == sum(value <= bound for value in took)
+
+
+def test_nothing_of_a_passage_is_told_but_its_bucket() -> None:
+    reports = set()
+    for milliseconds in (4.001, 5.5, 7.25, 8.0):
+        tally = Tally()
+        tally.took("engine", milliseconds)
+        reports.add(tally.report(IDLE.boot).to_bytes())
+    assert len(reports) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        *[(code, "busy") for code in ("busy", "busy.queue", "busy.closed")],
+        *[(code, "request") for code in ("request.texts", "request.text_bytes", "message.malformed")],
+        ("record.too_large", "request"),
+        *[(code, "enclave") for code in ("internal", "inference.engine", "clock.drift", "", "whatever")],
+    ],
+)
+def test_a_refusal_is_told_by_its_kind_and_no_code(code: str, reason: str) -> None:
+    tally = Tally()
+    tally.refused(code)
+    number = ("busy", "request", "enclave", "evidence").index(reason)
+    expected = replace(IDLE, refused=tuple(int(index == number) for index in range(4)))
+    assert tally.report(IDLE.boot) == expected
+
+
+def test_a_report_comes_at_once_and_again_and_a_host_that_hangs_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.001)
+    told: list[Report] = []
+    twice, hang = threading.Event(), threading.Event()
+
+    def tell(report: Report) -> None:
+        told.append(report)
+        if len(told) == 2:
+            twice.set()
+            hang.wait(PATIENCE)
+
+    tally = Tally()
+    try:
+        keep_telling(tally, boot=IDLE.boot, tell=tell)
+        assert twice.wait(PATIENCE)
+        # The host takes its time; what is counted meanwhile is counted.
+        tally.sessions += 1
+        assert [report.sessions for report in told] == [0, 0]
+        [thread] = [one for one in threading.enumerate() if one.name == "report"]
+        # The process's end does not wait for it.
+        assert thread.daemon
+        hang.set()
+        while len(told) < 3:
+            assert thread.is_alive()
+        assert told[2].sessions == 1
+    finally:
+        hang.set()
+        monkeypatch.setattr(module, "INTERVAL_SECONDS", PATIENCE)
+
+
+def test_a_bucket_is_found_as_prometheus_reads_it() -> None:
+    # A bound belongs to the bucket below it: `le`.
+    assert [bisect_left(BOUNDS_MS, value) for value in (0, 1, 1.001, 2, 16384, 16385)] == [0, 0, 1, 1, 14, 15]
