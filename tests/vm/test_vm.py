@@ -96,6 +96,7 @@ def test_debug_mode_shows_the_console_and_gets_no_key(vm: VmWorld) -> None:
     assert "kms.access_denied" in said
 
 
+@pytest.mark.slow
 def test_a_console_is_not_shown_without_debug_mode(vm: VmWorld) -> None:
     with vm.host() as host:
         ready(host)
@@ -108,6 +109,7 @@ def test_a_machine_smaller_than_its_image_needs_is_not_started(vm: VmWorld) -> N
         ready(host)
 
 
+@pytest.mark.slow
 def test_a_killed_machine_is_started_again_while_its_clients_wait(vm: VmWorld) -> None:
     with vm.host() as host, vm.client(host) as client, ThreadPoolExecutor() as pool:
         client.embed(["before"])
@@ -121,6 +123,7 @@ def test_a_killed_machine_is_started_again_while_its_clients_wait(vm: VmWorld) -
     assert all(verify_bundle(result.bundle.to_bytes(), policy=vm.policy).ok for result in results)
 
 
+@pytest.mark.slow
 def test_a_client_that_trusts_another_image_sends_nothing(vm: VmWorld, tmp_path: Path) -> None:
     other = vm.policy_for(change_init(vm.built, tmp_path / "other.eif"))
 
@@ -130,6 +133,7 @@ def test_a_client_that_trusts_another_image_sends_nothing(vm: VmWorld, tmp_path:
             pass
 
 
+@pytest.mark.slow
 def test_a_killed_host_leaves_no_machine(vm: VmWorld) -> None:
     with vm.host() as host:
         ready(host)
