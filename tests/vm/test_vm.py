@@ -65,6 +65,7 @@ def test_minilm_in_fp32_fits_and_gives_the_golden_vectors(
     assert touched <= size == MEMORY * 2**20
 
 
+@pytest.mark.slow
 def test_another_byte_in_the_root_file_system_is_another_pcr0_and_gets_no_key(vm: VmWorld, tmp_path: Path) -> None:
     measurements = change_init(vm.built, tmp_path / "changed.eif")
     assert _pcr0(measurements) != _pcr0(vm.built.measurements)
@@ -86,6 +87,7 @@ def test_an_image_that_was_not_expected_is_not_started(vm: VmWorld, tmp_path: Pa
         ready(host)
 
 
+@pytest.mark.slow
 def test_debug_mode_shows_the_console_and_gets_no_key(vm: VmWorld) -> None:
     with vm.host("--debug") as host:
         with pytest.raises(WorldError):

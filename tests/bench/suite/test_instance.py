@@ -26,6 +26,7 @@ def instance() -> Iterator[Instance]:
 
 
 @pytest.mark.usefixtures("own_sources")
+@pytest.mark.slow
 def test_a_run_on_nitro_without_a_baseline(instance: Instance, tiny_model: Path, tmp_path: Path) -> None:
     here = tmp_path / "world"
     here.mkdir()
