@@ -69,6 +69,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_hosts_metrics_are_what_happened_and_go_on_over_a_restart(tmp_path: Path, tiny_model: Path) -> None:
     with hosted(tmp_path, tiny_model) as (host, relay, page, policy):
         with Client(relay, policy=policy, timeout=PATIENCE) as client:
@@ -105,6 +106,7 @@ def test_a_hosts_metrics_are_what_happened_and_go_on_over_a_restart(tmp_path: Pa
         assert SECRET not in httpx2.get(page).text
 
 
+@pytest.mark.slow
 def test_the_logs_of_gateway_and_host_have_no_text_in_them_and_no_size_of_one(tmp_path: Path, tiny_model: Path) -> None:
     with hosted(tmp_path, tiny_model) as (host, relay, _, policy):
         process, log = starting(tmp_path, relay, policy, "--log-format", "json")
