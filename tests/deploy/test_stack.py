@@ -163,7 +163,7 @@ def test_a_release_is_checked_before_anything_of_it_is_used(stack: Stack, tmp_pa
     (tmp_path / "release.tar.gz").write_bytes(b"another release")
     bash = shutil.which("bash")
     assert bash is not None
-    command = f"set -euo pipefail\n{check.replace('/root', str(tmp_path))}\necho used"
+    command = f"set -euo pipefail\n{check.replace('/usr/src', str(tmp_path))}\necho used"
     done = subprocess.run([bash, "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "used" not in done.stdout.splitlines()

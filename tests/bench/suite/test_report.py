@@ -16,8 +16,8 @@ from ephemeralml.bench.errors import BenchError
 from ephemeralml.bench.suite.blocks import Block, Heading, Items, Paragraph, Picture, Table, to_html, to_markdown
 from ephemeralml.bench.suite.compare import Result, added, median_of, overhead
 from ephemeralml.bench.suite.cost import Price, read_prices
+from ephemeralml.bench.suite.elsewhere import PUBLISHED_FILE, nitro
 from ephemeralml.bench.suite.report import PICTURES, choose, page, write_report
-from ephemeralml.bench.suite.sections import PUBLISHED_FILE, nitro
 from ephemeralml.errors import ConfigurationError
 
 from .conftest import ROOT

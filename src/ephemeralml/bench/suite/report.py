@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ephemeralml.bench.errors import BenchError
-from ephemeralml.bench.suite import sections
+from ephemeralml.bench.suite import elsewhere, sections
 from ephemeralml.bench.suite.blocks import Block, Heading, Picture, to_html, to_markdown
 from ephemeralml.bench.suite.compare import Result, check_comparable
 from ephemeralml.bench.suite.cost import read_prices
@@ -100,11 +100,11 @@ def page(
         *sections.quality(bare, enclave),
         Heading(2, "Cost"),
         *sections.cost(enclave, currency, table),
-        *sections.virtual(more),
+        *elsewhere.virtual(more),
         Heading(2, "On Nitro"),
-        *sections.nitro(enclave, more),
+        *elsewhere.nitro(enclave, more),
         Heading(2, "What others published"),
-        *sections.published(bare, enclave),
+        *elsewhere.published(bare, enclave),
         Heading(2, "How it is measured"),
         *sections.method(bare, enclave),
     ]

@@ -66,6 +66,8 @@ class Run:
         self._say = say
         self._manifest = Manifest.verify(place.manifest, owner=None)
         self._inputs = inputs
+        # What the enclave's vectors are held against, once it is computed.
+        self._expected: Vectors | None = None
         self._enclave = Record("enclave", place.platform, place.kind)
         # What runs beside an emulated machine runs on this one.
         self._bare = Record("bare_metal", place.platform, "measured")

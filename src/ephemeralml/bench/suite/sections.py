@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from ephemeralml.bench.report import number
-from ephemeralml.bench.suite.blocks import Block, Heading, Items, Paragraph, Table
-from ephemeralml.bench.suite.compare import Interval, Result, added, median_of, overhead
+from ephemeralml.bench.suite.blocks import Block, Items, Paragraph, Table
+from ephemeralml.bench.suite.cells import boundaries, cell, share, side_by_side, with_interval
+from ephemeralml.bench.suite.compare import Result, added, median_of, overhead
 from ephemeralml.bench.suite.cost import Price
-from ephemeralml.bench.suite.projection import SOURCE, project
 
-PUBLISHED_FILE: Final = Path(__file__).with_name("published.json")
 INSIDE_TARGET: Final = 0.02
 ADDED_TARGET: Final = 0.5
 _NEIGHBOURS: Final = 0.05
@@ -76,14 +73,14 @@ def targets(bare: Result | None, enclave: Result) -> list[Block]:
         (
             "inside the enclave",
             "Encoder.encode in the two processes",
-            _share(inside),
+            share(inside),
             "≤ 2 %",
-            _met(inside.value, 0.02),
+            _met(inside.value, INSIDE_TARGET),
         ),
         (
             "end to end",
             "Client.embed less Encoder.encode on bare metal, in turns",
-            f"{_with(sealed)} ms",
+            f"{with_interval(sealed)} ms",
             "≤ 0.5 ms",
             _met(sealed.value, ADDED_TARGET),
         ),
@@ -106,7 +103,7 @@ def latency(bare: Result | None, enclave: Result) -> list[Block]:
         else:
             row.append(number(value))
         rows.append([*row, number(series["end_to_end"][name])])
-    return [Table(head, rows), _boundaries(enclave, "inference", "end_to_end")]
+    return [Table(head, rows), boundaries(enclave, "inference", "end_to_end")]
 
 
 def sweep(bare: Result | None, enclave: Result, prefix: str, what: str) -> list[Block]:
@@ -120,22 +117,22 @@ def sweep(bare: Result | None, enclave: Result, prefix: str, what: str) -> list[
         name = f"{prefix}/{size}"
         row = [str(size)]
         if bare is not None:
-            row.append(_with(median_of(bare.samples[name])))
+            row.append(with_interval(median_of(bare.samples[name])))
         middle = median_of(enclave.samples[name])
-        row.append(_with(middle))
+        row.append(with_interval(middle))
         if bare is not None:
-            row.append(_share(overhead(enclave.samples[name], bare.samples[name])))
+            row.append(share(overhead(enclave.samples[name], bare.samples[name])))
         rows.append([*row, number(size / middle.value * 1000)] if batch else row)
-    return [Table(head, rows), _boundaries(enclave, prefix)]
+    return [Table(head, rows), boundaries(enclave, prefix)]
 
 
 def load(bare: Result | None, enclave: Result) -> list[Block]:
     """Fetch, decrypt, deserialise, tokenizer."""
     names = ("fetch", "decrypt", "deserialise", "tokenizer")
     return [
-        _side_by_side("stage, ms", [f"stage/{name}" for name in names], bare, enclave),
-        _boundaries(enclave, *(f"stage/{name}" for name in names)),
-        *([] if bare is None else [_boundaries(bare, "stage/fetch", of="bare metal")]),
+        side_by_side("stage, ms", [f"stage/{name}" for name in names], bare, enclave),
+        boundaries(enclave, *(f"stage/{name}" for name in names)),
+        *([] if bare is None else [boundaries(bare, "stage/fetch", of="bare metal")]),
     ]
 
 
@@ -144,19 +141,20 @@ def cold_start(bare: Result | None, enclave: Result) -> list[Block]:
     boot = sorted(name for name in enclave["series"] if name.startswith("boot/"))
     names = ("cold_start/ready", "cold_start/attested", "cold_start/first_answer", *boot)
     return [
-        _side_by_side("since the launch, ms", names, bare, enclave),
-        _boundaries(enclave, *names[:3], "boot"),
-        *([] if bare is None else [_boundaries(bare, "cold_start/first_answer", of="bare metal")]),
+        side_by_side("since the launch, ms", names, bare, enclave),
+        boundaries(enclave, *names[:3], "boot"),
+        *([] if bare is None else [boundaries(bare, "cold_start/first_answer", of="bare metal")]),
     ]
 
 
 def release(enclave: Result) -> list[Block]:
     """Document, key release, and the proof that KMS was asked."""
     names = ("stage/rsa_key", "stage/attestation", "stage/key_release")
-    return [_side_by_side("ms", names, None, enclave), Items(_controls(enclave)), _boundaries(enclave, *names)]
+    return [side_by_side("ms", names, None, enclave), Items(controls_said(enclave)), boundaries(enclave, *names)]
 
 
-def _controls(enclave: Result) -> list[str]:
+def controls_said(enclave: Result) -> list[str]:
+    """What must fail, and how it did."""
     controls = enclave["controls"]
     return [
         "KMS's own count of the keys it released while this was measured: " + str(controls["kms_calls"])
@@ -175,19 +173,19 @@ def transport(bare: Result | None, enclave: Result) -> list[Block]:
     if bare is not None:
         ways["TCP on loopback"] = (bare, "tcp")
     trips = [
-        [label, *(_cell(result, f"rtt/{way}/{size}") for result, way in ways.values())]
+        [label, *(cell(result, f"rtt/{way}/{size}") for result, way in ways.values())]
         for size, label in (("64b", "64 B"), ("1kb", "1 KB"), ("64kb", "64 KB"), ("1mb", "1 MB"))
     ]
     streams = [
-        [label, *(_cell(result, f"stream/{way}/{end}") for result, way in ways.values())]
+        [label, *(cell(result, f"stream/{way}/{end}") for result, way in ways.values())]
         for end, label in (("in", "into the enclave"), ("out", "out of the enclave"))
     ]
-    said = [_boundaries(enclave, "rtt/direct", "rtt/relayed", "stream/direct", "stream/relayed")]
+    said = [boundaries(enclave, "rtt/direct", "rtt/relayed", "stream/direct", "stream/relayed")]
     return [
         Table(("round trip, ms", *ways), trips),
         Table(("one stream, Mbit/s", *ways), streams),
         *said,
-        *([] if bare is None else [_boundaries(bare, "rtt/tcp", "stream/tcp", of="TCP")]),
+        *([] if bare is None else [boundaries(bare, "rtt/tcp", "stream/tcp", of="TCP")]),
     ]
 
 
@@ -206,13 +204,13 @@ def memory(bare: Result | None, enclave: Result) -> list[Block]:
 def parts(enclave: Result) -> list[Block]:
     """Each part alone, and what is left of the whole."""
     names = ("open", "tokenise", "queue", "model", "receipt", "seal")
-    rows = [[name, _cell(enclave, f"part/{name}")] for name in names]
+    rows = [[name, cell(enclave, f"part/{name}")] for name in names]
     known = sum(enclave.median(f"part/{name}") or 0.0 for name in names) + (enclave.median("receipts/verify") or 0.0)
-    rows.append(["receipt verified by the client", _cell(enclave, "receipts/verify")])
+    rows.append(["receipt verified by the client", cell(enclave, "receipts/verify")])
     rest = (enclave.median("end_to_end") or 0.0) - known
     rows.append(["the rest: sockets, relay, event loops, and a CPU that three processes share", number(rest)])
-    rows.append(["end to end", _cell(enclave, "end_to_end")])
-    return [Table(("part of one sealed text, ms", "median"), rows), _boundaries(enclave, "part", "end_to_end")]
+    rows.append(["end to end", cell(enclave, "end_to_end")])
+    return [Table(("part of one sealed text, ms", "median"), rows), boundaries(enclave, "part", "end_to_end")]
 
 
 def clients(enclave: Result) -> list[Block]:
@@ -220,21 +218,21 @@ def clients(enclave: Result) -> list[Block]:
     rows = [
         [
             str(count),
-            _cell(enclave, f"clients_rate/{count}"),
+            cell(enclave, f"clients_rate/{count}"),
             *(number(enclave["series"][f"clients/{count}"][name]) for name in ("p50", "p95", "p99")),
         ]
         for count in _sizes(enclave, "clients")
     ]
     head = ("clients", "answers/s", "p50, ms", "p95, ms", "p99, ms")
-    return [Table(head, rows), _boundaries(enclave, "clients", "clients_rate")]
+    return [Table(head, rows), boundaries(enclave, "clients", "clients_rate")]
 
 
 def crypto(enclave: Result) -> list[Block]:
     """Set-up, verification, receipts."""
     names = ("session/set_up", "session/document", "receipts/verify", "part/receipt")
-    table = _side_by_side("ms", names, None, enclave)
+    table = side_by_side("ms", names, None, enclave)
     rates = [f"{name}: {number(value)}" for name, value in enclave["figures"].items() if name.startswith("receipts")]
-    return [table, Items(rates), _boundaries(enclave, *names[:3])]
+    return [table, Items(rates), boundaries(enclave, *names[:3])]
 
 
 def quality(bare: Result | None, enclave: Result) -> list[Block]:
@@ -268,79 +266,6 @@ def cost(enclave: Result, currency: str, prices: Sequence[Price]) -> list[Block]
     ]
 
 
-def virtual(more: Sequence[Result]) -> list[Block]:
-    """The image's own run in a virtual machine: what the local platform leaves out, on a processor of software."""
-    ran = [one for one in more if one["platform"] == "vm"]
-    if not ran:
-        return []
-    one = ran[0]
-    boot = sorted(name for name in one["series"] if name.startswith("boot/"))
-    starts = ("cold_start/ready", "cold_start/attested", "cold_start/first_answer", *boot)
-    difference = one["quality"]["largest_difference"]
-    return [
-        Heading(2, "The image in a virtual machine"),
-        *headline(None, one),
-        _side_by_side("ms", [*starts, "stage/attestation", "stage/key_release", "inference", "end_to_end"], None, one),
-        *transport(None, one),
-        Items(
-            [
-                f"vectors: {difference:.2g} from this machine's at most",
-                f"peak RSS of the enclave's process {number(one['memory']['peak_rss_mb'])} MB, of "
-                f"{number(one['memory']['enclave_allocation_mb'])} MB that its machine has",
-                *_controls(one),
-                *(f"not measured: {name}: {why}" for name, why in one["absent"].items()),
-            ]
-        ),
-    ]
-
-
-def nitro(enclave: Result, more: Sequence[Result]) -> list[Block]:
-    """Measured there, or what to expect."""
-    there = [one for one in (enclave, *more) if one["platform"] == "nitro" and one["kind"] == "measured"]
-    if there:
-        names = ("inference", "end_to_end", "stage/attestation", "stage/key_release", "stage/fetch", "rtt/direct/64b",
-                 "rtt/direct/1kb", "rtt/direct/64kb", "rtt/direct/1mb", "cold_start/first_answer")  # fmt: skip
-        rows = [[name, *(_cell(one, name) for one in there)] for name in names]
-        return [Table(("measured on Nitro, ms", *(one["hardware"] for one in there)), rows)]
-    if enclave["platform"] != "local":
-        return [Paragraph("Not projected: only a run on the local platform is.")]
-    rows = [
-        [row.what, row.unit, number(row.local), "" if row.nitro is None else number(row.nitro), row.how]
-        for row in project(enclave)
-    ]
-    words = (
-        "**Projected, not measured.** Nobody has run this on Nitro yet; a result of `--platform nitro` takes this "
-        f"table's place. vsock's figures: {SOURCE}."
-    )
-    return [Paragraph(words), Table(("figure", "unit", "local, measured", "Nitro, projected", "how"), rows)]
-
-
-def published(bare: Result | None, enclave: Result) -> list[Block]:
-    """Others' words about themselves, beside ours; what nobody published stays empty."""
-    table: dict[str, Any] = json.loads(PUBLISHED_FILE.read_bytes())
-    inside = "" if bare is None else _share(overhead(enclave.samples["inference"], bare.samples["inference"]))
-    ours = [
-        f"**this run** ({enclave['platform']}, {enclave['kind']})",
-        inside,
-        f"{number(enclave.median('end_to_end'))} ms p50 end to end, {number(enclave.median('inference'))} ms inside",
-        f"{number((enclave.median('cold_start/first_answer') or 0) / 1000)} s",
-        f"{number(enclave['memory']['peak_rss_mb'])} MB peak RSS",
-        "",
-        "this page",
-    ]
-    rows = [ours]
-    for row in table["rows"]:
-        link = f"[{row['source']}]({row['url']})" if row["url"] else ""
-        origin = f"{link}, {row['date']}: {row['note']}" if link else f"{row['date']}: {row['note']}"
-        rows.append([row["name"], *(row[column] or "" for column in table["columns"]), origin])
-    head = ("system", "inference overhead", "latency", "start", "memory", "USD for a million", "source")
-    words = (
-        "Different models, machines and boundaries: no two rows are a race. Empty: nobody published it, or we did not "
-        "find it."
-    )
-    return [Table(head, rows), Paragraph(words)]
-
-
 def method(bare: Result | None, enclave: Result) -> list[Block]:
     """In words."""
     inference = enclave["inference"]
@@ -371,30 +296,6 @@ def method(bare: Result | None, enclave: Result) -> list[Block]:
     return [Items(said)]
 
 
-def _side_by_side(what: str, names: Sequence[str], bare: Result | None, enclave: Result) -> Table:
-    results = {"enclave": enclave} if bare is None else {"bare metal": bare, "enclave": enclave}
-    rows = [[_label(name), *(_cell(one, name) for one in results.values())] for name in names]
-    return Table((what, *results), rows)
-
-
-def _label(name: str) -> str:
-    first, _, rest = name.partition("/")
-    return (f"boot: {rest}" if first == "boot" else rest or first).replace("_", " ")
-
-
-def _cell(result: Result, name: str) -> str:
-    samples = result.samples.get(name)
-    return _with(median_of(samples)) if samples else "–"
-
-
-def _with(interval: Interval) -> str:
-    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
-
-
-def _share(interval: Interval) -> str:
-    return f"{interval.value:+.1%} [{interval.low:+.1%}, {interval.high:+.1%}]"
-
-
 def _met(value: float, bound: float) -> str:
     return "met" if value <= bound else "missed"
 
@@ -402,9 +303,3 @@ def _met(value: float, bound: float) -> str:
 def _sizes(result: Result, prefix: str) -> list[int]:
     names = (name for name in result["series"] if name.startswith(f"{prefix}/"))
     return sorted(int(name.removeprefix(f"{prefix}/")) for name in names)
-
-
-def _boundaries(result: Result, *names: str, of: str = "") -> Items:
-    said: Mapping[str, str] = result["boundary"]
-    words: Callable[[str], str] = lambda name: f"{of + ': ' if of else ''}*{name}*: {said[name]}"  # noqa: E731
-    return Items([words(name) for name in names if name in said])

@@ -11,12 +11,12 @@ from ephemeralml.bench.owned import Owned
 from ephemeralml.bench.suite.instance import Instance
 from ephemeralml.devcloud.qemu import PACKAGES, Qemu
 from ephemeralml.devcloud.world import run
+from ephemeralml.host.nitro import ENCLAVE_PORT
 from ephemeralml.session.transport import Address
 
 _RECIPE: Final = PACKAGES.parents[1] / "image"
 # The first one compiles the kernel.
 _BUILD_SECONDS: Final = 3600.0
-_ENCLAVE_PORT: Final = 5000
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def virtual_machines(
             policy=owned.policy,
             eif=folder / "enclave.eif",
             bench_eif=folder / "bench.eif",
-            address=Address("vsock+unix", path=str(folder / "vsock"), port=_ENCLAVE_PORT),
+            address=Address("vsock+unix", path=str(folder / "vsock"), port=ENCLAVE_PORT),
             memory_mib=memory_mib,
             scratch=scratch,
             options=("--root", str(owned.world.root), "--kms-endpoint", owned.world.kms_url),
