@@ -206,7 +206,7 @@ class Batcher:
         """
         taken: list[_Text] = []
         ids: list[list[int]] = []
-        spent = 0
+        spent = ahead = 0
         budget = self._encoder.tokens_per_run
         while spent < budget or (spent < calls * budget and self._alone()):
             if (text := self._next_text()) is None:
@@ -228,10 +228,11 @@ class Batcher:
                 job.tokens += len(tokens)
             cost = len(tokens) + int((time.perf_counter() - start) / _SECONDS_PER_TOKEN)
             self._charge(job, cost)
+            ahead += cost if spent >= budget else 0
             spent += cost
-        if spent > budget and taken:
-            # Alone, it had credit for all of it: should others come, it has had its turns until this is paid.
-            self._charge(taken[-1][0], spent - budget)
+        if ahead and taken:
+            # Alone, it had credit for that too: should others come, it has had its turns until this is paid.
+            self._charge(taken[-1][0], ahead)
         groups = self._encoder.group([len(tokens) for tokens in ids])
         return [[(taken[row], ids[row]) for row in rows] for rows in groups]
 
