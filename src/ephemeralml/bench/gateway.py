@@ -8,20 +8,23 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from ephemeralml.bench import machine
 from ephemeralml.bench.deployment import Deployment, Served
-from ephemeralml.bench.load import ask_at_once
-from ephemeralml.bench.timing import interleave, median, median_ratio, significant, summarise
+from ephemeralml.bench.load import Asked, ask_at_once
+from ephemeralml.bench.record import record
+from ephemeralml.bench.timing import interleave
 from ephemeralml.devcloud.world import Process
 from ephemeralml.errors import EphemeralMLError
 
 CALLERS: Final = 16
 ROUNDS: Final = 300
-WINDOWS: Final = 5
-WINDOW_SECONDS: Final = 4.0
+WINDOWS: Final = 9
+WINDOW_SECONDS: Final = 3.0
 _TEXTS: Final = tuple(f"the quick brown fox jumps over {number}" for number in range(100))
 
 
@@ -49,41 +52,41 @@ class HttpCaller:
         self._connection.close()
 
 
-def compare(model: Path, *, say: Callable[[str], None]) -> dict[str, float]:
-    """Milliseconds for one text by one caller, texts a second by 16 of one text each, and the two ratios.
+def compare(model: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Milliseconds for one text by one caller, texts a second by 16 of one text each, what is added and what is kept.
 
-    Callers, gateway, relay and enclave share one machine: what the gateway computes, the engine goes without.
+    Callers, gateway, relay and enclave share two CPUs: what the gateway computes, the engine goes without.
     """
-    with tempfile.TemporaryDirectory(prefix="ephemeralml-") as folder, ExitStack() as stack:
-        deployment = stack.enter_context(Deployment(Path(folder), model))
-        served = stack.enter_context(deployment.serve())
-        url = stack.enter_context(_gateway(served, Path(folder)))
-        clients = [stack.enter_context(served.client()) for _ in range(CALLERS)]
-        callers = [HttpCaller(url) for _ in range(CALLERS)]
-        for caller in callers:
-            stack.callback(caller.close)
-        say("one caller")
-        one = [_TEXTS[0]]
-        calls = {"client": lambda: clients[0].embed(one), "gateway": lambda: callers[0].embed(one)}
-        samples = interleave(calls, rounds=ROUNDS)
-        rates: dict[str, list[float]] = {"client": [], "gateway": []}
-        for number in range(WINDOWS):
-            say(f"{CALLERS} callers, window {number + 1} of {WINDOWS}")
-            for name, asking in (("client", clients), ("gateway", callers)):
-                answered, seconds = ask_at_once(asking, _TEXTS, seconds=WINDOW_SECONDS)
-                rates[name].append(len(answered) / seconds)
-    both = summarise(samples["client"]).p50, summarise(samples["gateway"]).p50
-    paired = [above - below for above, below in zip(samples["gateway"], samples["client"], strict=True)]
-    figures = {
-        "client_p50_ms": both[0],
-        "gateway_p50_ms": both[1],
-        "added_p50_ms": both[1] - both[0],
-        "added_paired_median_ms": median(paired),
-        "client_texts_per_second": median(rates["client"]),
-        "gateway_texts_per_second": median(rates["gateway"]),
-        "throughput_ratio": median_ratio(rates["gateway"], rates["client"]),
-    }
-    return {name: significant(value) for name, value in figures.items()}
+    with machine.two_cpus():
+        started, about, before = datetime.now(UTC), machine.describe(), machine.busy()
+        with tempfile.TemporaryDirectory(prefix="ephemeralml-") as folder, ExitStack() as stack:
+            deployment = stack.enter_context(Deployment(Path(folder), model))
+            served = stack.enter_context(deployment.serve())
+            url = stack.enter_context(_gateway(served, Path(folder)))
+            clients = [stack.enter_context(served.client()) for _ in range(CALLERS)]
+            callers = [HttpCaller(url) for _ in range(CALLERS)]
+            for caller in callers:
+                stack.callback(caller.close)
+            say("one caller")
+            one = [_TEXTS[0]]
+            calls = {"client_ms": lambda: clients[0].embed(one), "gateway_ms": lambda: callers[0].embed(one)}
+            samples = interleave(calls, rounds=ROUNDS)
+            asked: dict[str, Sequence[Asked]] = {
+                "client_texts_per_second": clients,
+                "gateway_texts_per_second": callers,
+            }
+            rates: dict[str, list[float]] = {name: [] for name in asked}
+            for number in range(WINDOWS):
+                say(f"{CALLERS} callers, window {number + 1} of {WINDOWS}")
+                for name, asking in asked.items():
+                    answered, seconds = ask_at_once(asking, _TEXTS, seconds=WINDOW_SECONDS)
+                    rates[name].append(len(answered) / seconds)
+        pairs = zip(samples["gateway_ms"], samples["client_ms"], strict=True)
+        both = zip(rates["gateway_texts_per_second"], rates["client_texts_per_second"], strict=True)
+        added = {"added_ms": [above - below for above, below in pairs]}
+        kept = {"share_of_throughput": [gateway / client for gateway, client in both]}
+        series = {**samples, **added, **rates, **kept}
+        return record(series, started=started, about=about, neighbours=(before, machine.busy()))
 
 
 @contextmanager

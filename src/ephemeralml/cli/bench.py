@@ -164,8 +164,21 @@ def gateway(
     """
     from ephemeralml.bench.gateway import compare  # noqa: PLC0415
 
-    figures = compare(find_model(model), say=lambda line: print(f"bench: {line}", file=sys.stderr, flush=True))
-    print_json(figures)
+    print_json(compare(find_model(model), say=_say))
+
+
+@app.command()
+def corpus(
+    *,
+    model: Annotated[Path | None, typer.Option(help="Another sentence-transformers folder than MiniLM-L6-v2.")] = None,
+) -> None:
+    """Measure `embed` of many texts beside the engine alone, as JSON.
+
+    Example: ephemeralml bench corpus
+    """
+    from ephemeralml.bench.corpus import compare  # noqa: PLC0415
+
+    print_json(compare(find_model(model), say=_say))
 
 
 @app.command()
@@ -222,6 +235,10 @@ def _print_paths(paths: Iterable[Path], *, as_json: bool) -> None:
         return
     for path in paths:
         print(path)
+
+
+def _say(line: str) -> None:
+    print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
 def _show(console: Console, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
