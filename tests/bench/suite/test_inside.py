@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from ephemeralml.bench.suite.questions import MESSAGE_BYTES, Asked
 from ephemeralml.bench.suite.work import Work
 from ephemeralml.devcloud import measure
 from ephemeralml.errors import TransportError
+from ephemeralml.host.health import Health, hangs
 from ephemeralml.inference import Encoder
+from ephemeralml.session.transport import Address
 
 FORBIDDEN = (
     "ephemeralml.client",
@@ -76,6 +79,20 @@ def test_what_fails_is_said_and_the_next_question_answered(asked: Asked) -> None
     with pytest.raises(BenchError, match="KeyError"):
         asked.ask("encode")
     assert asked.ask("about")["precision"] == "fp32"
+
+
+def test_a_host_that_looks_whether_it_lives_is_answered_while_it_measures(
+    asked: Asked, address: tuple[str, int]
+) -> None:
+    asked.ask("about")
+    host, port = address
+
+    async def look() -> None:
+        async with asyncio.timeout(3):
+            await hangs(Address("tcp", host=host, port=port), Health(every=0.2, misses=2))
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(look())
 
 
 def test_a_payload_beyond_the_largest_ends_the_connection(asked: Asked) -> None:

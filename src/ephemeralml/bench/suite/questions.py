@@ -66,5 +66,5 @@ class Asked:
         return answer
 
     def close(self) -> None:
-        """Hang up: the process serves one connection at a time."""
+        """Hang up."""
         self.connection.close()

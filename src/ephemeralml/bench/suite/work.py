@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
@@ -63,15 +64,14 @@ class Work:
         }
 
     def serve(self, listener: socket.socket) -> None:
-        """One connection after the other, for good."""
+        """Every connection, for good: whoever measures has one, and the host looks now and then whether we live."""
         while True:
             connection, _ = listener.accept()
-            if connection.family in {socket.AF_INET, socket.AF_INET6}:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with connection:
-                self._serve(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        if connection.family in {socket.AF_INET, socket.AF_INET6}:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             while True:
                 question = receive(connection)
@@ -87,6 +87,8 @@ class Work:
         # Whoever hung up, or asks for what is no question: the next one is served.
         except (TransportError, BenchError, KeyError):
             return
+        finally:
+            connection.close()
 
     def _answer(self, asked: object, question: Question) -> Answer:
         try:
