@@ -11,8 +11,11 @@ from pathlib import Path
 PATIENCE = 900
 
 
-def stopped(*arguments: object, scratch: Path, at: str) -> None:
-    """Run a command line with its temporary files in `scratch`, and Ctrl-C it once it has said `at`: a quiet end."""
+def stopped(*arguments: object, scratch: Path, at: str, how: signal.Signals = signal.SIGINT) -> None:
+    """Run a command line with its temporary files in `scratch`, and stop it once it has said `at`: a quiet end.
+
+    Ctrl-C reaches its processes too; any other signal it alone.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "ephemeralml.cli", *map(str, arguments)],
         env=os.environ | {"TMPDIR": str(scratch)},
@@ -27,7 +30,7 @@ def stopped(*arguments: object, scratch: Path, at: str) -> None:
             line = process.stderr.readline()
             assert line, said
             said += line
-        os.killpg(process.pid, signal.SIGINT)
+        (os.killpg if how is signal.SIGINT else os.kill)(process.pid, how)
         said += process.stderr.read()
         assert process.wait(PATIENCE) == 130, said
     assert "Traceback" not in said

@@ -1,8 +1,9 @@
-"""The command line: parse, call, print. Exit status: 0 done, 1 refused or failed, 2 usage, 130 Ctrl-C."""
+"""The command line: parse, call, print. Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Final
 
@@ -23,6 +24,8 @@ _EXTRAS: Final = {
 
 def main() -> None:
     """Entry point of the `ephemeralml` command."""
+    # An interruption like Ctrl-C: what is half done is undone, and no process is left behind. Servers set their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Usage errors, --help and exit statuses are typer's to end with; what remains is ours.
     try:
         # Half a second of imports, in which a Ctrl-C is to be as quiet as later.

@@ -33,8 +33,8 @@ _COMMANDS: Final = {
 
 _HELP: Final = "Confidential embeddings: sealed to an attested enclave, answered with a signed receipt."
 _EPILOG: Final = (
-    "Exit status: 0 done, 1 refused or failed, 2 usage, 130 stopped with Ctrl-C. An error ends with its code and the "
-    "place in docs/errors.md that explains it. --json prints one JSON document; NO_COLOR prints without colours."
+    "Exit status: 0 done, 1 refused or failed, 2 usage, 130 stopped with Ctrl-C or SIGTERM. An error ends with its "
+    "code and the place in docs/errors.md that explains it. --json prints one JSON document; NO_COLOR without colours."
 )
 # The variable by which a shell asks: typer's, for this name.
 _COMPLETING: Final = "_EPHEMERALML_COMPLETE"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +24,6 @@ def push(
     """
     from ephemeralml.host.s3.push import push as upload  # noqa: PLC0415 - boto3 takes a third of a second
 
-    # An interruption like Ctrl-C: what is half uploaded is aborted.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with progress_bar("uploading") as progress:
         done = upload(package, to, endpoint_url=s3_endpoint, progress=progress)
     manifest = done.manifest
