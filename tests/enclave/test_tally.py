@@ -104,11 +104,13 @@ def test_a_host_does_not_choose_when_the_count_is_taken_by_when_it_answers(monke
     clock, done = Clock(), threading.Event()
     answers_after = iter([0.5, 9.75, 3.25, 47.0, 10.0, 0.0])
     taken: list[float] = []
+    telling: list[threading.Thread] = []
 
     def tell(_: Report) -> None:
         taken.append(clock.now)
         seconds = next(answers_after, None)
         if seconds is None:
+            telling.append(threading.current_thread())
             done.set()
             raise SystemExit
         clock.now += seconds
@@ -116,6 +118,7 @@ def test_a_host_does_not_choose_when_the_count_is_taken_by_when_it_answers(monke
     monkeypatch.setattr(module, "time", clock)
     keep_telling(Tally(), boot=IDLE.boot, tell=tell)
     assert done.wait(PATIENCE)
+    telling[0].join()
     assert [at - 1000 for at in taken] == [0, 10, 20, 30, 80, 100, 110]
 
 
