@@ -70,6 +70,7 @@ def test_a_text_looks_as_prometheus_documents_it() -> None:
             "a\r 1",
         ),
         *('a{x="1"', "a{x=1} 1", 'a{="1"} 1', 'a{x="1"y="2"} 1', 'a{x="1",} 1', 'a{x="1",x="2"} 1', 'a{x="\\q"} 1'),
+        *('a{le="x"} 1', 'a{le="nan"} 1', 'a{le=""} 1'),
         *("a 1\na 1", 'a{x="1",y="2"} 1\na{y="2",x="1"} 1', "a 1\n\na 2"),
         *("<html>", "a" * 101 + " 1", "# HELP\n" * MAX_BYTES),
     ],

@@ -116,6 +116,8 @@ def _labels(text: str) -> tuple[tuple[str, str], ...]:
             raise _malformed("a sample's labels are none")
         labels[match[1]] = re.sub(r"\\(.)", lambda escape: {"n": "\n"}.get(escape[1], escape[1]), match[2])
         at = match.end()
+    if "le" in labels and labels["le"] != "+Inf" and not _NUMBER.fullmatch(labels["le"]):
+        raise _malformed("a bucket's bound is no number")
     return tuple(sorted(labels.items()))
 
 

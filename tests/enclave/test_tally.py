@@ -89,6 +89,39 @@ def test_a_report_comes_at_once_and_again_and_a_host_that_hangs_delays_nobody(
         monkeypatch.setattr(module, "INTERVAL_SECONDS", PATIENCE)
 
 
+# How this thread, which nothing ends, is ended here.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_host_does_not_choose_when_the_count_is_taken_by_when_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds
+
+    clock, done = Clock(), threading.Event()
+    answers_after = iter([0.5, 9.75, 3.25, 47.0, 10.0, 0.0])
+    taken: list[float] = []
+    telling: list[threading.Thread] = []
+
+    def tell(_: Report) -> None:
+        taken.append(clock.now)
+        seconds = next(answers_after, None)
+        if seconds is None:
+            telling.append(threading.current_thread())
+            done.set()
+            raise SystemExit
+        clock.now += seconds
+
+    monkeypatch.setattr(module, "time", clock)
+    keep_telling(Tally(), boot=IDLE.boot, tell=tell)
+    assert done.wait(PATIENCE)
+    telling[0].join()
+    assert [at - 1000 for at in taken] == [0, 10, 20, 30, 80, 100, 110]
+
+
 def test_a_bucket_is_found_as_prometheus_reads_it() -> None:
     # A bound belongs to the bucket below it: `le`.
     assert [bisect_left(BOUNDS_MS, value) for value in (0, 1, 1.001, 2, 16384, 16385)] == [0, 0, 1, 1, 14, 15]

@@ -74,6 +74,12 @@ def run(test: Callable[[Pages], Awaitable[None]], size: int = 5) -> None:
         (b"POST /metrics HTTP/1.1\r\n\r\n", b"405 Method Not Allowed"),
         (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"405 Method Not Allowed"),
         (b"GET /metrics\r\n\r\n", b"400 Bad Request"),
+        (b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9464\r\n\r\n", b"200 OK"),
+        (b"GET /metrics HTTP/1.1\r\nHost: [::1]:9464\r\n\r\n", b"200 OK"),
+        # A web page's own name, which it has resolve to this machine.
+        (b"GET /metrics HTTP/1.1\r\nHost: evil.example:9464\r\n\r\n", b"421 Misdirected Request"),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nhost : evil.example\r\n\r\n", b"421 Misdirected Request"),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost.evil.example\r\n\r\n", b"421 Misdirected Request"),
         (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400 Bad Request"),
         (b"\r\n", b"400 Bad Request"),
     ],

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import IDLE
+from tls import Authority
 
 from ephemeralml.errors import CodecError, ConfigurationError, EphemeralMLError, TransportError
 from ephemeralml.exposition import MAX_BYTES, Family, histogram, read, render, sample
@@ -112,19 +116,26 @@ def test_the_window_moves_and_keeps_its_length() -> None:
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[str]:
-    """The address of what answers one request with these bytes."""
+def answering(*pieces: bytes, again: bool = False, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The address of what answers one request with these bytes, the last piece `again` until nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             connection, _ = server.accept()
-            with closing(connection):
+            with closing(connection), suppress(OSError):
+                if tls is not None:
+                    connection = tls.wrap_socket(connection, server_side=True)
                 connection.recv(65536)
-                connection.sendall(answer)
+                for piece in pieces:
+                    connection.sendall(piece)
+                while again:
+                    connection.sendall(pieces[-1])
+                    time.sleep(0.001)
+            connection.close()
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/metrics"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.getsockname()[1]}/metrics"
         thread.join()
 
 
@@ -164,6 +175,46 @@ def test_what_answers_with_anything_else_is_refused(answer: bytes, error: type[E
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n",),
+        (b"HTTP/1.1 200 OK\r\n", b"a: b\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"#"),
+        # Cut off, it would look whole.
+        (b"HTTP/1.1 200 OK\r\n\r\na 1", b"\n# \n"),
+    ],
+)
+def test_an_answer_without_an_end_takes_no_longer_than_an_answer_may(
+    pieces: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ephemeralml.host.watch._TIMEOUT_SECONDS", 0.2)
+    with answering(*pieces, again=True) as url, pytest.raises(TransportError) as refused:
+        scrape(url)
+    assert refused.value.code == "metrics.unreachable"
+
+
+def test_samples_with_other_labels_than_their_family_has_are_none_of_it() -> None:
+    found = Between(Scrape(1, read('ephemeralml_a_total 1\nephemeralml_a_total{code="x",more="y"} 1\n')))
+    assert list(found.series(COUNTER)) == []
+
+
+def test_over_tls_a_host_shows_a_certificate_that_this_machine_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    page = response(b"a 1\n")
+    with answering(page, tls=authority.server("127.0.0.1")) as url, pytest.raises(TransportError) as refused:
+        scrape(url)
+    assert refused.value.code == "metrics.unreachable"
+    (tmp_path / "root.pem").write_text(ssl.DER_cert_to_PEM_cert(authority.der))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
+    with answering(page, tls=authority.server("127.0.0.1")) as url:
+        assert scrape(url).samples == {("a", ()): 1}
+    with answering(page, tls=authority.server("another.example")) as url, pytest.raises(TransportError):
+        scrape(url)
+
+
 def test_nobody_there_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -175,8 +226,8 @@ def test_nobody_there_is_said() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("https://h/metrics", "file:///etc/passwd", "tcp://127.0.0.1:9464", "127.0.0.1:9464", "http://"),
-        *("http://h:port/", "http://h:70000/", "http://h/a b", "http://h/\r\nX: y", "http://[/"),
+        *("ftp://h/metrics", "file:///etc/passwd", "tcp://127.0.0.1:9464", "127.0.0.1:9464", "http://"),
+        *("http://h:port/", "https://h:port/", "http://h:70000/", "http://h/a b", "http://h/\r\nX: y", "http://[/"),
     ],
 )
 def test_an_address_that_is_none_is_the_callers_mistake(url: str) -> None:

@@ -21,12 +21,24 @@ class Budget:
             )
         if self._used + size > self._cap:
             raise BusyError("the enclave holds as many requests and answers as it may")
-        if self._parent is not None:
-            self._parent.take(size)
-        self._used += size
+        self._grow(size)
 
     def give(self, size: int) -> None:
         """Return bytes that were taken."""
-        self._used -= size
+        self._grow(-size)
+
+    def _grow(self, size: int) -> None:
+        used = self._used + size
         if self._parent is not None:
-            self._parent.give(size)
+            more = self._rounded(used) - self._rounded(self._used)
+            if more > 0:
+                self._parent.take(more)
+            else:
+                self._parent.give(-more)
+        self._used = used
+
+    def _rounded(self, used: int) -> int:
+        """What the parent counts: a power of two, as records are. Whoever fills the rest and sees another refused
+        would else learn to the byte what that one holds.
+        """
+        return min(1 << (used - 1).bit_length(), self._cap) if used else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
@@ -50,13 +51,16 @@ class Tally:
 def keep_telling(tally: Tally, *, boot: bytes, tell: Callable[[Report], None]) -> None:
     """Report at once and from then on, for as long as the process lasts, which does not wait for it.
 
-    In a thread of its own: a host that takes a minute to answer delays nothing but its next report.
+    In a thread of its own: a host that takes a minute to answer delays nothing, and misses what was due meanwhile.
     """
 
     def run() -> None:
-        never = threading.Event()
+        due = time.monotonic()
         while True:
             tell(tally.report(boot))
-            never.wait(INTERVAL_SECONDS)
+            # Not from the answer on: the host would choose the moment at which the next count is taken.
+            missed = (time.monotonic() - due) // INTERVAL_SECONDS
+            due += (missed + 1) * INTERVAL_SECONDS
+            time.sleep(max(due - time.monotonic(), 0))
 
     threading.Thread(target=run, name="report", daemon=True).start()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Final
 
 from ephemeralml.exposition import CONTENT_TYPE
@@ -23,11 +24,17 @@ _LINE_BYTES: Final = 1024
 _HEAD_BYTES: Final = 8192
 _FRESH_SECONDS: Final = 1
 _REQUEST: Final = re.compile(rb"([A-Z]{1,16}) ([!-~]{1,512}) HTTP/1\.[01]\r?\n")
+# Numbers are nobody's to resolve.
+_LOCAL_NAME: Final = re.compile(rb"(localhost|[0-9.]+|\[[0-9a-f:.]+\])(:[0-9]+)?", re.IGNORECASE)
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
 class MetricsPage:
-    """`connected` serves a stream; `write` gives the page."""
+    """`connected` serves a stream; `write` gives the page.
+
+    Where it listens on loopback it goes by no name but localhost: a web page in a browser on this machine can have a
+    name of its own resolve to 127.0.0.1, and would be let read it.
+    """
 
     def __init__(self, write: Callable[[], str]) -> None:
         self._write = write
@@ -44,7 +51,7 @@ class MetricsPage:
         try:
             with suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_SECONDS):
-                    writer.write(self._answer(await _request_line(reader)))
+                    writer.write(self._answer(*await _head(reader), local=_is_loopback(writer)))
                     writer.close()
                     await writer.wait_closed()
         finally:
@@ -52,10 +59,12 @@ class MetricsPage:
             # One that does not read keeps nothing here.
             writer.transport.abort()
 
-    def _answer(self, line: bytes) -> bytes:
+    def _answer(self, line: bytes, names: list[bytes], *, local: bool) -> bytes:
         match = _REQUEST.fullmatch(line)
         if match is None:
             return _response(HTTPStatus.BAD_REQUEST)
+        if local and not all(map(_LOCAL_NAME.fullmatch, names)):
+            return _response(HTTPStatus.MISDIRECTED_REQUEST)
         method, target = match.groups()
         if target.partition(b"?")[0] != PATH.encode():
             return _response(HTTPStatus.NOT_FOUND)
@@ -67,16 +76,25 @@ class MetricsPage:
         return _response(HTTPStatus.OK, self._page, CONTENT_TYPE)
 
 
-async def _request_line(reader: asyncio.StreamReader) -> bytes:
-    """The first line; the rest of the head is read and dropped. Raises ValueError for a head that is too long."""
+def _is_loopback(writer: asyncio.StreamWriter) -> bool:
+    name = writer.get_extra_info("sockname")
+    return isinstance(name, tuple) and ip_address(name[0]).is_loopback
+
+
+async def _head(reader: asyncio.StreamReader) -> tuple[bytes, list[bytes]]:
+    """The first line, and who is asked; the rest is read and dropped. Raises ValueError for a head that is too long."""
     first = line = await reader.readline()
+    names: list[bytes] = []
     left = _HEAD_BYTES
     while line not in {b"\r\n", b"\n", b""}:
         left -= len(line)
         if left < 0 or len(first) > _LINE_BYTES:
             raise ValueError
         line = await reader.readline()
-    return first
+        field, _, value = line.partition(b":")
+        if field.strip().lower() == b"host":
+            names.append(value.strip())
+    return first, names
 
 
 def _response(status: HTTPStatus, body: bytes | None = None, kind: str = _PLAIN, *, allow: bool = False) -> bytes:

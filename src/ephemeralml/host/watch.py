@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -30,20 +33,20 @@ class Scrape:
 
 
 def scrape(url: str) -> Scrape:
-    """Read the metrics at an http:// address.
+    """Read the metrics at an http:// or https:// address, the latter's certificate as the system trusts it.
 
     Raises `ConfigurationError` (``metrics.url``) for another kind of address, `TransportError`
     (``metrics.unreachable``) when nobody answers with metrics in time, and `CodecError` as `exposition.read` does.
     """
-    host, port, path = _parts(url)
-    # As it is, and not by way of a proxy or a redirect.
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
+    connection, path = _connection(url)
     try:
-        connection.request("GET", path)
-        # Closed on its own: where the host hangs up afterwards, the connection has left its socket to the answer.
-        with closing(connection.getresponse()) as answer:
-            body = answer.read(MAX_BYTES + 1)
-            left = answer.length
+        connection.connect()
+        with _seconds_to_end(_TIMEOUT_SECONDS, connection.sock):
+            connection.request("GET", path)
+            # Closed on its own: where the host hangs up afterwards, the connection has left its socket to the answer.
+            with closing(connection.getresponse()) as answer:
+                body = answer.read(MAX_BYTES + 1)
+                left = answer.length
     except (OSError, http.client.HTTPException) as error:
         raise _unreachable(url, type(error).__name__) from error
     finally:
@@ -56,15 +59,46 @@ def scrape(url: str) -> Scrape:
     return Scrape(time.monotonic(), read(body.decode("utf-8", "replace")))
 
 
-def _parts(url: str) -> tuple[str, int | None, str]:
+@contextmanager
+def _seconds_to_end(seconds: float, stream: socket.socket) -> Iterator[None]:
+    """Hang up on a peer that takes longer for all of it: the socket's own limit begins anew with each byte."""
+    late = threading.Event()
+
+    def hang_up() -> None:
+        late.set()
+        with suppress(OSError):
+            # The connection's end, and not TLS's, which another thread is at.
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, hang_up)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+    # What came without a length looks whole when it is cut off.
+    if late.is_set():
+        raise TimeoutError
+
+
+def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """A connection, not yet made, and what to ask it for. As the address is, and not by way of a proxy or redirect."""
     try:
         parts = urlsplit(url)
-        if parts.scheme == "http" and parts.hostname and url.isascii() and url.isprintable() and " " not in url:
-            return parts.hostname, parts.port, parts.path or "/metrics"
+        if parts.hostname and url.isascii() and url.isprintable() and " " not in url:
+            path = parts.path or "/metrics"
+            if parts.scheme == "http":
+                return http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT_SECONDS), path
+            if parts.scheme == "https":
+                trusted = ssl.create_default_context()
+                return http.client.HTTPSConnection(
+                    parts.hostname, parts.port, timeout=_TIMEOUT_SECONDS, context=trusted
+                ), path
     # A port that is none.
     except ValueError:
         pass
-    raise ConfigurationError(f"metrics are read at http://HOST:PORT/metrics, not {url}", code="metrics.url")
+    raise ConfigurationError(f"metrics are read at http(s)://HOST:PORT/metrics, not {url}", code="metrics.url")
 
 
 def _unreachable(url: str, why: str) -> TransportError:
@@ -90,9 +124,9 @@ class Between:
         return self.now.samples.get((family.name, tuple(sorted(labels.items()))))
 
     def series(self, family: Family) -> Iterator[tuple[dict[str, str], float]]:
-        """The labels and value of each of its samples."""
+        """The labels and value of each of its samples, without those whose labels are not the family's."""
         for (name, labels), value in self.now.samples.items():
-            if name == family.name:
+            if name == family.name and {label for label, _ in labels} == set(family.labels):
                 yield dict(labels), value
 
     def rate(self, family: Family, suffix: str = "", **labels: str) -> float | None:

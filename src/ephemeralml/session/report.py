@@ -13,7 +13,7 @@ from ephemeralml.codec import cbor
 from ephemeralml.session.hostlink import Ask, malformed
 
 INTERVAL_SECONDS: Final = 10
-"""From one report to the next, whatever happens meanwhile: when it comes says nothing."""
+"""From one count to the next, whatever happens meanwhile and whenever the host answers: when it comes says nothing."""
 STAGES: Final = ("evidence", "queue", "engine", "request")
 """The security module's document for a handshake; a request's wait for the engine; the engine's runs that it had a part
 in; all of it, from its record to the answer's."""
