@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ BODY_SECONDS: Final = 30.0
 RECEIPT_HEADER: Final = "x-ephemeralml-receipt"
 
 _JSON = "application/json"
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z.-]+))(?::[0-9]{1,5})?")
 _LOOKING_THREADS = 4
 _log = logging.getLogger("ephemeralml.gateway")
 
@@ -110,7 +112,8 @@ class Api:
 
     def _admit(self, request: Request, path: str) -> None:
         # A page in a browser can have its own name resolve to this machine, and then read what we answer it.
-        if self._parts.names is not None and not _is_ours(request.url.hostname or "", self._parts.names):
+        # Not by `request.url`, which for a name that it cannot parse has the address where the connection arrived.
+        if self._parts.names is not None and not _are_ours(request.headers.getlist("host"), self._parts.names):
             raise RefusedError("this gateway is called by another name", code="request.host", status=421)
         # Whoever stands between may see another end of the body than we do (RFC 9112, section 6.3).
         if {"content-length", "transfer-encoding"} <= set(request.headers):
@@ -229,7 +232,11 @@ def _check(question: Question, manifest: Manifest) -> None:
         raise RefusedError(message, code="request.dimensions", param="dimensions")
 
 
-def _is_ours(name: str, names: frozenset[str]) -> bool:
+def _are_ours(hosts: list[str], names: frozenset[str]) -> bool:
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if match is None:
+        return False
+    name = match[1] or match[2]
     if name.lower() in names:
         return True
     try:
