@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -77,12 +78,20 @@ class Api:
             ("GET", "/health", TEI, self._health),
             ("GET", "/metrics", TEI, self._metrics),
         ]
+        nowhere = self._endpoint("none", OPENAI, self._nowhere)
+
+        # Starlette's own answers would come before `_admit`: 404, 405 and, for a slash too many, a redirection.
+        async def unmatched(request: Request, _: Exception) -> Response:
+            return await nowhere(request)
+
         self.app = Starlette(
             routes=[
                 Route(path, self._endpoint(path, dialect, work), methods=[method])
                 for method, path, dialect, work in routes
-            ]
+            ],
+            exception_handlers={HTTPException: unmatched},
         )
+        self.app.router.redirect_slashes = False
 
     def _endpoint(self, path: str, dialect: Dialect, work: Work) -> Work:
         async def endpoint(request: Request) -> Response:
@@ -122,6 +131,9 @@ class Api:
             return
         if not self._parts.keys.admit(request.headers.get("authorization", "")):
             raise RefusedError("no valid API key; send it as a Bearer token", code="request.key", status=401)
+
+    async def _nowhere(self, _: Request) -> Response:
+        raise RefusedError("no endpoint has this path and method", code="request.endpoint", status=404)
 
     # Embedding.
 
