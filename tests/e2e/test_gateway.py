@@ -182,20 +182,30 @@ def test_a_refused_text_is_in_no_answer_and_no_log(
     assert SECRET not in answer.text + log
 
 
-def test_a_body_with_two_ends_is_refused_and_nothing_after_it_is_read(served: Served) -> None:
+# The last four are of no endpoint: what is said of them must end as well.
+@pytest.mark.parametrize("asked", ["POST /v1/embeddings", "POST /none", "PUT /embed", "BREW /embed", "POST /embed/"])
+def test_a_body_with_two_ends_is_refused_and_nothing_after_it_is_read(served: Served, asked: str) -> None:
     """Content-Length and Transfer-Encoding: who stands between may take the rest for another caller's request."""
     host, _, port = served.url.removeprefix("http://").rpartition(":")
     hidden = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    asked = (
-        b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    head = (
+        f"{asked} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
     with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(asked + hidden)
+        connection.sendall(head.encode() + b"0\r\n\r\n" + hidden)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"request.framing" in answer
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_is_no_endpoint_is_refused_as_all_else_is(served: Served) -> None:
+    for method, path in (("GET", "/none"), ("GET", "/embed"), ("BREW", "/health"), ("POST", "/embed/")):
+        answer = httpx2.request(method, f"{served.url}{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request.endpoint"), path
+        answer = httpx2.request(method, f"{served.url}{path}", headers={"Host": "rebound.example"})
+        assert answer.status_code == 421, path
 
 
 def test_only_with_a_key(deployed: Deployment, tmp_path: Path) -> None:
@@ -209,7 +219,7 @@ def test_only_with_a_key(deployed: Deployment, tmp_path: Path) -> None:
         for wrong in ("none", first[:-1], first + second):
             with pytest.raises(openai.AuthenticationError):
                 running.client(key=wrong).embeddings.create(model="tiny", input="a")
-        for path in ("metrics", "info", "v1/models", "v1/attestation", "v1/receipts/00"):
+        for path in ("metrics", "info", "v1/models", "v1/attestation", "v1/receipts/00", "none", "info/"):
             assert httpx2.get(f"{running.url}/{path}").status_code == 401, path
         assert httpx2.get(f"{running.url}/health").status_code == 200
 

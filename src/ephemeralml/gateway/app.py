@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -38,6 +40,7 @@ BODY_SECONDS: Final = 30.0
 RECEIPT_HEADER: Final = "x-ephemeralml-receipt"
 
 _JSON = "application/json"
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z.-]+))(?::[0-9]{1,5})?")
 _LOOKING_THREADS = 4
 _log = logging.getLogger("ephemeralml.gateway")
 
@@ -75,12 +78,20 @@ class Api:
             ("GET", "/health", TEI, self._health),
             ("GET", "/metrics", TEI, self._metrics),
         ]
+        nowhere = self._endpoint("none", OPENAI, self._nowhere)
+
+        # Starlette's own answers would come before `_admit`: 404, 405 and, for a slash too many, a redirection.
+        async def unmatched(request: Request, _: Exception) -> Response:
+            return await nowhere(request)
+
         self.app = Starlette(
             routes=[
                 Route(path, self._endpoint(path, dialect, work), methods=[method])
                 for method, path, dialect, work in routes
-            ]
+            ],
+            exception_handlers={HTTPException: unmatched},
         )
+        self.app.router.redirect_slashes = False
 
     def _endpoint(self, path: str, dialect: Dialect, work: Work) -> Work:
         async def endpoint(request: Request) -> Response:
@@ -110,7 +121,8 @@ class Api:
 
     def _admit(self, request: Request, path: str) -> None:
         # A page in a browser can have its own name resolve to this machine, and then read what we answer it.
-        if self._parts.names is not None and not _is_ours(request.url.hostname or "", self._parts.names):
+        # Not by `request.url`, which for a name that it cannot parse has the address where the connection arrived.
+        if self._parts.names is not None and not _are_ours(request.headers.getlist("host"), self._parts.names):
             raise RefusedError("this gateway is called by another name", code="request.host", status=421)
         # Whoever stands between may see another end of the body than we do (RFC 9112, section 6.3).
         if {"content-length", "transfer-encoding"} <= set(request.headers):
@@ -119,6 +131,9 @@ class Api:
             return
         if not self._parts.keys.admit(request.headers.get("authorization", "")):
             raise RefusedError("no valid API key; send it as a Bearer token", code="request.key", status=401)
+
+    async def _nowhere(self, _: Request) -> Response:
+        raise RefusedError("no endpoint has this path and method", code="request.endpoint", status=404)
 
     # Embedding.
 
@@ -229,7 +244,11 @@ def _check(question: Question, manifest: Manifest) -> None:
         raise RefusedError(message, code="request.dimensions", param="dimensions")
 
 
-def _is_ours(name: str, names: frozenset[str]) -> bool:
+def _are_ours(hosts: list[str], names: frozenset[str]) -> bool:
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if match is None:
+        return False
+    name = match[1] or match[2]
     if name.lower() in names:
         return True
     try:

@@ -28,6 +28,8 @@ REQUEST_SECONDS: Final = 30.0
 _CONNECTIONS: Final = 512
 HEAD_SECONDS: Final = 10.0
 """For a request's head, from its first byte on: uvicorn itself waits for ever."""
+ANSWER_SECONDS: Final = 30.0
+"""For an answer to be read, from the first byte on that did not go out at once: uvicorn itself waits for ever."""
 # Longer than clients keep an idle connection: they hang up first, and never while a request is on its way.
 _KEEP_ALIVE_SECONDS: Final = 75
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -95,15 +97,21 @@ def _serve(api: Api, address: Address, on_listening: Callable[[str], None]) -> N
 
 
 class _Connection(H11Protocol):
-    """uvicorn's connection, which hangs up when a request's head does not come in time.
+    """uvicorn's connection, which hangs up when a request's head does not come, or its answer is not read, in time.
 
-    Else whoever opens `_CONNECTIONS` and says nothing, or a byte, would shut out everyone, and needs no key for it.
+    Else whoever opens `_CONNECTIONS` and says nothing, or a byte, or asks and does not read, would shut out everyone,
+    and needs no key for it. One connection more is hung up on at once: it takes a descriptor that a session may need.
     """
 
     _head: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Writing is paused as long as anything at all is unsent: closing, too, waits for that.
+        transport.set_write_buffer_limits(high=0)
+        if len(self.connections) > _CONNECTIONS:
+            transport.abort()
         # New, it is as idle as between two requests: a pool may open it before there is one.
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -115,8 +123,17 @@ class _Connection(H11Protocol):
         elif self._head is None:
             self._await_head()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._all_is_read()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._all_is_read()
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
@@ -126,6 +143,11 @@ class _Connection(H11Protocol):
         if self._head is not None:
             self._head.cancel()
             self._head = None
+
+    def _all_is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
 
 class _Server(uvicorn.Server):
