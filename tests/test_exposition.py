@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ephemeralml.errors import CodecError
-from ephemeralml.exposition import MAX_BYTES, Family, histogram, read, render, sample
+from ephemeralml.exposition import MAX_BYTES, ByCode, Family, histogram, read, render, sample
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**53)
 GAUGE = Family("a_thing", "gauge", "A thing.", ("name",))
@@ -85,3 +85,14 @@ def test_what_is_no_text_of_ours_is_refused(text: str) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(CodecError):
         assert all(math.isfinite(value) for value in read(text).values())
+
+
+@given(st.lists(st.text(max_size=80) | st.from_regex(r"[a-z]{1,4}\.[a-z]{1,4}", fullmatch=True), max_size=200))
+def test_whoever_makes_up_codes_makes_few_series(codes: list[str]) -> None:
+    counted = ByCode()
+    for code in codes:
+        counted.add(code)
+    assert sum(one.value for one in counted.samples()) == len(codes)
+    assert len(counted.samples()) <= 65
+    for one in counted.samples():
+        assert one.labels["code"] == "other" or one.labels["code"] in codes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,6 +23,10 @@ Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 _SAMPLE: Final = re.compile(r"([a-z_]{1,100})(?:\{(.*)\})? (\S{1,40})")
 _LABEL: Final = re.compile(r'([a-z_]{1,40})="((?:[^"\\\n]|\\[\\"n])*)"(?:,(?=.)|$)')
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
+_CODE: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")
+# Codes come from an enclave or a relay, too: neither must make us keep a series for each word that it can think of.
+_MOST_CODES: Final = 64
+_OTHER: Final = "other"
 _ESCAPES: Final = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 
 
@@ -47,6 +52,23 @@ class Sample:
 def sample(value: float, **labels: str) -> Sample:
     """A counter's or gauge's value."""
     return Sample(value, labels)
+
+
+class ByCode:
+    """Counts by an error's code; from a 65th code on, and for what is no code, under ``other``."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, code: str) -> None:
+        """Count one."""
+        if not _CODE.fullmatch(code) or (code not in self._counts and len(self._counts) >= _MOST_CODES):
+            code = _OTHER
+        self._counts[code] += 1
+
+    def samples(self) -> list[Sample]:
+        """One for each code."""
+        return [sample(count, code=code) for code, count in sorted(self._counts.items())]
 
 
 def histogram(bounds: Sequence[float], counts: Sequence[int], *, total: float | None, **labels: str) -> list[Sample]:

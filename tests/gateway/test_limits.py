@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +16,10 @@ from ephemeralml.attestation import Policy
 from ephemeralml.gateway import app as module
 from ephemeralml.gateway.app import Api, Parts
 from ephemeralml.gateway.metrics import Metrics
+from ephemeralml.gateway.openai_api import OPENAI
 from ephemeralml.gateway.pool import Pool
+from ephemeralml.gateway.problem import RefusedError
+from ephemeralml.gateway.question import Question
 from ephemeralml.gateway.receipts import Receipts
 
 BODY = json.dumps({"model": "m", "input": "a"}).encode()
@@ -26,7 +32,9 @@ def api() -> Api:
     return Api(Parts(pool=pool, receipts=Receipts(keep=1), keys=None, metrics=Metrics(), names=frozenset({"here"})))
 
 
-async def ask(served: Api, receive: Receive, *hosts: str) -> tuple[int, dict[str, str], Any]:
+async def ask(
+    served: Api, receive: Receive, *hosts: str, path: str = "/v1/embeddings", method: str = "POST"
+) -> tuple[int, dict[str, str], Any]:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -35,7 +43,7 @@ async def ask(served: Api, receive: Receive, *hosts: str) -> tuple[int, dict[str
     named = [(b"host", host.encode()) for host in hosts or ("here",)]
     headers = [(b"content-type", b"application/json"), *named]
     scope = {
-        "type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/embeddings", "raw_path": b"/",
+        "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": b"/",
         "query_string": b"", "root_path": "", "scheme": "http", "headers": headers, "server": ("here", 80),
     }  # fmt: skip
     await served.app(scope, receive, send)
@@ -101,3 +109,40 @@ def test_an_enclave_that_is_away_is_worth_another_try() -> None:
 )
 def test_a_local_gateway_answers_to_no_name_but_its_own(hosts: list[str], admitted: bool) -> None:
     assert (asyncio.run(ask(api(), whole, *hosts))[0] != 421) is admitted
+
+
+def test_bodies_are_read_one_at_a_time() -> None:
+    inside, most = 0, 0
+
+    def read(_: bytes) -> Question:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)
+        inside -= 1
+        raise RefusedError("no", code="request.json")
+
+    served, dialect = api(), OPENAI._replace(read=read)
+    with ThreadPoolExecutor(4) as threads:
+        answers = [threads.submit(served._answer, b"", dialect) for _ in range(8)]
+    assert all(isinstance(answer.exception(), RefusedError) for answer in answers)
+    assert most == 1
+
+
+def test_who_hangs_up_within_its_body_is_no_failure_of_ours() -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    assert asyncio.run(ask(api(), gone))[::2] == (400, "request.gone")
+
+
+def test_receipts_do_not_wait_behind_those_who_look_for_an_enclave() -> None:
+    served = api()
+    held = threading.Event()
+    for _ in range(module._LOOKING_THREADS):
+        served._looking.submit(held.wait, 20)
+    try:
+        asked = ask(served, whole, path="/v1/receipts/00", method="GET")
+        assert asyncio.run(asyncio.wait_for(asked, 10))[::2] == (404, "receipt.unknown")
+    finally:
+        held.set()

@@ -38,3 +38,10 @@ def test_every_line_is_of_the_format() -> None:
         assert re.fullmatch(r"# (HELP|TYPE) \S+ .+", line) or _SAMPLE.fullmatch(line), line
     helped = {line.split()[2] for line in lines if line.startswith("# HELP")}
     assert helped == {line.split()[2] for line in lines if line.startswith("# TYPE")}
+
+
+def test_a_relay_that_makes_up_codes_makes_few_series() -> None:
+    metrics = Metrics()
+    for number in range(1000):
+        metrics.answered("/embed", 502, 0.1, code=f"alert.{number}")
+    assert metrics.render(in_flight=0, attestations=0).count("errors_total{") <= 65

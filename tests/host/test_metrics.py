@@ -6,13 +6,11 @@ import shutil
 import subprocess
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from samples import IDLE, OWNER, make_manifest
 
 from ephemeralml.errors import EphemeralMLError
 from ephemeralml.exposition import read
-from ephemeralml.host.metrics import FAMILIES, ByCode, HostMetrics
+from ephemeralml.host.metrics import FAMILIES, HostMetrics
 from ephemeralml.host.relay import Relay
 
 
@@ -49,17 +47,6 @@ def test_a_host_that_has_just_started_has_counters_to_grow_and_no_ages() -> None
 
 def test_there_is_no_sum_of_times() -> None:
     assert not [name for name, _ in read(full()) if name.endswith("_sum")]
-
-
-@given(st.lists(st.text(max_size=80) | st.from_regex(r"[a-z]{1,4}\.[a-z]{1,4}", fullmatch=True), max_size=200))
-def test_whoever_makes_up_codes_makes_few_series(codes: list[str]) -> None:
-    counted = ByCode()
-    for code in codes:
-        counted.add(code)
-    assert sum(one.value for one in counted.samples()) == len(codes)
-    assert len(counted.samples()) <= 65
-    for one in counted.samples():
-        assert one.labels["code"] == "other" or one.labels["code"] in codes
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian's package prometheus) is not installed")

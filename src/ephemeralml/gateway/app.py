@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -64,6 +65,7 @@ class Api:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._in_flight = 0
+        self._reading = threading.Lock()
         # Each waits for an answer, or for an enclave that is away.
         self._asking = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="gateway-ask")
         self._looking = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="gateway-look")
@@ -153,7 +155,9 @@ class Api:
         return Response(answer, headers={RECEIPT_HEADER: receipt}, media_type=_JSON)
 
     def _answer(self, body: bytes, dialect: Dialect) -> tuple[bytes, str]:
-        question = dialect.read(body)
+        # One at a time: 4 MiB of JSON can become 70 MB of objects, and Python reads no two at once anyway.
+        with self._reading:
+            question = dialect.read(body)
         with self._parts.pool.client() as client:
             _check(question, client.manifest)
             result = client.embed(question.texts)
@@ -207,8 +211,8 @@ class Api:
         return Response(json.dumps(shown), status, media_type=_JSON)
 
     async def _receipt(self, request: Request) -> Response:
-        loop, identifier = asyncio.get_running_loop(), request.path_params["id"]
-        bundle = await loop.run_in_executor(self._looking, self._parts.receipts.get, identifier)
+        # Not beside those who look: they may wait for an enclave that is away.
+        bundle = await asyncio.to_thread(self._parts.receipts.get, request.path_params["id"])
         if bundle is None:
             raise RefusedError("no receipt of this id is kept here", code="receipt.unknown", status=404)
         return Response(bundle.to_bytes(), media_type="application/octet-stream")
@@ -228,6 +232,8 @@ async def _read(request: Request) -> bytes:
                         f"the body is above {MAX_BODY_BYTES} bytes; send fewer texts", code="request.size", status=413
                     )
                 body += part
+    except ClientDisconnect:
+        raise RefusedError("the caller hung up within its body", code="request.gone") from None
     except TimeoutError:
         raise RefusedError("the body did not come in time", code="request.timeout", status=408) from None
     return bytes(body)

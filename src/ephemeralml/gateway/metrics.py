@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from typing import Final
 
-from ephemeralml.exposition import Family, histogram, render, sample
+from ephemeralml.exposition import ByCode, Family, histogram, render, sample
 
 REQUESTS: Final = Family(
     "ephemeralml_gateway_requests_total",
@@ -38,20 +38,20 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
-        self._errors: Counter[str] = Counter()
+        self._errors = ByCode()
         self._buckets: dict[str, list[int]] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._tokens = 0
 
     def answered(self, endpoint: str, status: int, seconds: float, *, code: str | None = None) -> None:
-        """Count a request; `code` is of the error it ended in. Both names are ours, never a caller's."""
+        """Count a request; `code` is of the error it ended in, which may be a relay's word. `endpoint` is ours."""
         with self._lock:
             self._requests[endpoint, status] += 1
             buckets = self._buckets.setdefault(endpoint, [0] * (len(_BUCKETS) + 1))
             buckets[bisect_left(_BUCKETS, seconds)] += 1
             self._seconds[endpoint] += seconds
             if code is not None:
-                self._errors[code] += 1
+                self._errors.add(code)
 
     def read(self, tokens: int) -> None:
         """Count the tokens that the model read for an answer."""
@@ -65,7 +65,7 @@ class Metrics:
                 sample(count, endpoint=endpoint, status=str(status))
                 for (endpoint, status), count in sorted(self._requests.items())
             ]
-            errors = [sample(count, code=code) for code, count in sorted(self._errors.items())]
+            errors = self._errors.samples()
             seconds = [
                 one
                 for endpoint, counts in sorted(self._buckets.items())

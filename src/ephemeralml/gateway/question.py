@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ephemeralml import strict_json
 from ephemeralml.client import EmbedResult
 from ephemeralml.gateway.problem import Problem, RefusedError
+from ephemeralml.session.limits import MOST_TEXTS
 
 _TOKENS = (
     "token ids are not accepted: the vocabulary is encrypted inside the model's package, and only the enclave has it; "
@@ -58,6 +59,9 @@ def read_texts(value: object, param: str) -> tuple[str, ...]:
         raise RefusedError(f"{param} must be a string or a list of strings", code="request.type", param=param)
     if all(isinstance(item, int | list) for item in value):
         raise RefusedError(f"{param}: {_TOKENS}", code="request.tokens", param=param)
+    if len(value) > MOST_TEXTS:
+        message = f"{param} has {len(value)} texts, and no enclave takes more than {MOST_TEXTS}; send fewer at a time"
+        raise RefusedError(message, code="request.texts", param=param)
     if not all(isinstance(item, str) for item in value):
         raise RefusedError(f"{param} must be a string or a list of strings", code="request.type", param=param)
     return tuple(value)

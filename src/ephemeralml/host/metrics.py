@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections import Counter
 from contextlib import suppress
 from typing import Final
 
 from ephemeralml.errors import EphemeralMLError, PackageError
-from ephemeralml.exposition import Family, Sample, histogram, render, sample
+from ephemeralml.exposition import ByCode, Family, Sample, histogram, render, sample
 from ephemeralml.host.relay import Relay
 from ephemeralml.host.reports import Reports
 from ephemeralml.package import Manifest
@@ -63,27 +61,6 @@ FAMILIES: Final = (
 )
 
 _BOUNDS_SECONDS: Final = tuple(bound / 1000 for bound in BOUNDS_MS)
-_CODE: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")
-# Codes come from an enclave, too: it must not make the host keep a series for each word that it can think of.
-_MOST_CODES: Final = 64
-_OTHER: Final = "other"
-
-
-class ByCode:
-    """Counts by an error's code; from a 65th code on, and for what is no code, under ``other``."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-
-    def add(self, code: str) -> None:
-        """Count one."""
-        if not _CODE.fullmatch(code) or (code not in self._counts and len(self._counts) >= _MOST_CODES):
-            code = _OTHER
-        self._counts[code] += 1
-
-    def samples(self) -> list[Sample]:
-        """One for each code."""
-        return [sample(count, code=code) for code, count in sorted(self._counts.items())]
 
 
 class HostMetrics:

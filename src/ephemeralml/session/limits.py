@@ -13,6 +13,8 @@ HANDSHAKE_FRAME_BYTES = 64 * 1024
 RECORD_FRAME_BYTES = 16 * 1024 * 1024
 # Of a client's record, padded: the client can say that a request is too large before it is sent.
 REQUEST_BYTES = 4 * 1024 * 1024
+# A request's texts and its other fields have to decode.
+MOST_TEXTS = MAX_ITEMS - 64
 # vsock collapses above 1 MiB per write (Lutsch et al. 2025).
 WRITE_BYTES = 64 * 1024
 # What an enclave that is told to stop takes to answer the requests in work: with a second for its last words it is done
@@ -45,9 +47,8 @@ class Limits:
             value = getattr(self, item.name)
             if type(value) is not int or not 0 < value <= 2**40:
                 raise ConfigurationError(f"limit {item.name} must be a positive integer", code="configuration.limit")
-        # A request's texts and its other fields have to decode.
-        if self.texts_per_request > MAX_ITEMS - 64:
-            raise ConfigurationError(f"limit texts_per_request is above {MAX_ITEMS - 64}", code="configuration.limit")
+        if self.texts_per_request > MOST_TEXTS:
+            raise ConfigurationError(f"limit texts_per_request is above {MOST_TEXTS}", code="configuration.limit")
         if self.request_bytes > REQUEST_BYTES:
             raise ConfigurationError(f"limit request_bytes is above {REQUEST_BYTES}", code="configuration.limit")
         if self.lifetime_seconds > MAX_SESSION.total_seconds():
