@@ -40,10 +40,11 @@ def check_format(out: Path) -> None:
 def embed_corpus(client: Client, texts: Sequence[str], out: Path, *, receipts: Path | None = None) -> int:
     """Write the vectors of `texts` to `out`, and each request's bundle to `receipts`.
 
-    `out` ends in .npy, or in .jsonl or .parquet, which hold the texts too. What is answered is kept in ``<out>.part`` until all is: a second call with the same texts goes on from there.
-    Returns the number of texts that were answered before. Both files are written whole or not at all. Raises as
-    `Client.embed` and, before anything is sent, `check_format`; `ConfigurationError` for a journal of another run or
-    one in use; OSError; `SessionError` (``embed.model``) when the enclave's model changes on the way.
+    `out` ends in .npy, or in .jsonl or .parquet, which hold the texts too. What is answered is kept in ``<out>.part``
+    until all is: a second call with the same texts goes on from there. Returns the number of texts that were answered
+    before. Both files are written whole or not at all. Raises as `Client.embed` and, before anything is sent,
+    `check_format`; `ConfigurationError` for a journal of another run or one in use; OSError; `SessionError`
+    (``embed.model``) when the enclave's model changes on the way.
     """
     check_format(out)
     texts = check_texts(texts)
