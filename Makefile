@@ -115,8 +115,9 @@ docs: $(DOCS)/run ## Build the docs site, build/site; a broken link is an error
 docs-serve: docs ## Show it on http://127.0.0.1:8000
 	@$(DOCS)/bin/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
+# runtime.txt is what the demo downloads, and it writes no Parquet.
 lock: $(VENV)/dev ## Pin again: needs uv
-	uv pip compile --quiet pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt
+	uv pip compile --quiet pyproject.toml --all-extras --no-emit-package pyarrow --group build --universal --python-version 3.11 --generate-hashes --no-header -o requirements/runtime.txt
 	uv pip compile --quiet pyproject.toml --all-extras --group build --group dev --universal --python-version 3.11 --generate-hashes --no-header -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile --quiet --group integrations --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.txt -o requirements/integrations.txt
 	uv pip compile --quiet --group docs --universal --python-version 3.11 --generate-hashes --no-header -c requirements/dev.txt -o requirements/docs.txt

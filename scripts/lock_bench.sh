@@ -16,7 +16,7 @@ uv pip compile --quiet pyproject.toml --all-extras --group build --group bench -
     echo "# Everything of .venv-bench, installed with --no-deps. Made by scripts/lock_bench.sh."
     echo "# Left out: what torch's CUDA build asks for (nvidia-*, cuda-*, triton), several GB that the CPU build does without."
     awk -v hash="$cpu_torch" -v where="$cpu_where" -v constraints="$constraints" '
-        /^[a-z]/ { drop = /^(nvidia-|cuda-|triton)/ }
+        /^[a-z]/ { drop = /^(nvidia-|cuda-|triton|pyarrow)/ } # pyarrow: nothing that is measured writes Parquet
         /^torch==/ {
             print $1 "+cpu ; " where " \\\n    --hash=sha256:" hash
             gsub("and", "or", where); gsub("==", "!=", where); gsub("<", ">=", where)

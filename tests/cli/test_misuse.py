@@ -172,6 +172,23 @@ def test_embed_wants_texts_or_a_file(run: Run, policy: Path) -> None:
     assert run("embed", "x", "--policy", policy, "--out", "vectors.csv")[0] == 2
 
 
+@pytest.mark.parametrize(("name", "code"), [("v.csv", "embed.format"), ("v.parquet", "embed.pyarrow")])
+def test_a_file_that_cannot_be_written_is_said_before_anybody_is_asked(
+    monkeypatch: pytest.MonkeyPatch, run: Run, policy: Path, listener: socket.socket, *, name: str, code: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    out = policy.with_name(name)
+    status, said, err = run("embed", "a text", "--policy", policy, "--address", address, "--out", out)
+    assert (status, said) == (2, "")
+    assert err.endswith(f" [{code}] docs/errors.md#embed\n")
+    assert ("pip install 'ephemeralml[parquet]'" in err) == (name == "v.parquet")
+    assert list(out.parent.iterdir()) == [policy]
+    listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
 def test_verify_judges_and_says_usage_apart(run: Run, policy: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "x.aer"
     assert run("verify", bundle, "--policy", policy)[0] == 2

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from pyarrow.parquet import read_table
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
@@ -334,7 +335,7 @@ def relay(world: World) -> Iterator[str]:
         command.process.wait(PATIENCE)
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "vectors.jsonl"])
+@pytest.mark.parametrize("name", ["vectors.npy", "vectors.jsonl", "vectors.parquet"])
 def test_vectors_are_written_whole_or_not_at_all(
     world: World, start: Start, scratch: Path, relay: str, name: str
 ) -> None:
@@ -352,8 +353,31 @@ def test_vectors_are_written_whole_or_not_at_all(
     assert [path.name for path in scratch.iterdir()] == [name]
     if out.suffix == ".npy":
         assert np.load(out).shape == (100, 32)
+    elif out.suffix == ".parquet":
+        assert read_table(out).shape == (100, 2)
     else:
         assert len(out.read_text().splitlines()) == 100
+
+
+@pytest.mark.parametrize("name", ["vectors.jsonl", "vectors.parquet"])
+def test_a_disk_without_room_for_the_texts_costs_no_answer(
+    world: World, start: Start, scratch: Path, relay: str, name: str
+) -> None:
+    out, corpus = scratch / name, scratch.with_name(f"{scratch.name}.txt")
+    # Their vectors take 25 KB, and no compression makes 200 KB of these small.
+    corpus.write_text("".join(f"{os.urandom(500).hex()}\n" for _ in range(200)))
+    embed = ("embed", "--file", corpus, "--policy", world.policy, "--address", relay, "--out", out)
+    command = start(*embed)
+    resource.prlimit(command.process.pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
+    ended = command.end()
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1] == f"ephemeralml: {out}: File too large"
+    assert [path.name for path in scratch.iterdir()] == [f"{name}.part"]
+    again = start(*embed).end()
+    corpus.unlink()
+    assert again.status == 0
+    assert again.err.splitlines()[-1] == "went on after 200 texts that were answered before"
+    assert [path.name for path in scratch.iterdir()] == [name]
 
 
 # A damaged package.

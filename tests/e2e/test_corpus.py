@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow.parquet import read_table
 
 from ephemeralml.client import Client
 from ephemeralml.client.corpus import PER_REQUEST, embed_corpus
@@ -43,7 +45,7 @@ def test_each_request_of_many_has_its_own_receipt(deployed: Deployment) -> None:
     assert len(receipts) == len(results) == 7
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".npy", ".jsonl", ".parquet"])
 def test_a_corpus_that_is_interrupted_is_gone_on_with(
     deployed: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
@@ -66,12 +68,18 @@ def test_a_corpus_that_is_interrupted_is_gone_on_with(
             embed_corpus(client, TEXTS[1:], out, receipts=receipts)
         asked = 100
         before = embed_corpus(client, TEXTS, out, receipts=receipts)
+        digest = client.manifest.digest.hex()
     assert before >= PER_REQUEST
     assert asked - 100 == 5 - before // PER_REQUEST
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["proof.aer", out.name])
     if suffix == ".npy":
         vectors = np.load(out)
         assert vectors.dtype == np.float32
+    elif suffix == ".parquet":
+        table = read_table(out)
+        assert table["text"].to_pylist() == TEXTS
+        vectors = np.stack(table["vector"].to_numpy())
+        assert table.schema.metadata[b"ephemeralml.model_digest"].decode() == digest
     else:
         lines = [json.loads(line) for line in out.read_text().splitlines()]
         assert [line["text"] for line in lines] == TEXTS
@@ -79,6 +87,42 @@ def test_a_corpus_that_is_interrupted_is_gone_on_with(
     np.testing.assert_allclose(vectors, deployed.encoder.encode(TEXTS), atol=1e-5)
     proved = [verify_bundle(data, policy=deployed.policy) for data in Bundle.split(receipts)]
     assert len({verdict.receipt.sha256 for verdict in proved}) == 5
+
+
+# Of a run that goes on after two requests, which are in the journal.
+_KILLED = """
+import os, signal, sys
+from ephemeralml.cli import main
+from ephemeralml.client.journal import Journal
+
+def append(journal, *record, append=Journal.append):
+    append(journal, *record)
+    if journal.records == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.append = append
+main()
+"""
+
+
+def test_a_run_that_was_killed_writes_what_one_that_was_not_writes(deployed: Deployment, tmp_path: Path) -> None:
+    policy, corpus = tmp_path / "policy.json", tmp_path / "lines.txt"
+    deployed.policy.save(policy)
+    corpus.write_text("".join(f"{text}\n" for text in TEXTS))
+    common = ("embed", "--file", str(corpus), "--policy", str(policy), "--address", deployed.address, "--out")
+    killed, whole = tmp_path / "killed.parquet", tmp_path / "whole.parquet"
+    done = subprocess.run([sys.executable, "-c", _KILLED, *common, str(killed)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not killed.exists()
+    assert json.loads(run(*common, str(killed), "--json"))["answered_before"] == 2 * PER_REQUEST
+    assert json.loads(run(*common, str(whole), "--json"))["answered_before"] == 0
+    found, expected = read_table(killed), read_table(whole)
+    assert found.schema.equals(expected.schema, check_metadata=True)
+    assert found["text"].equals(expected["text"])
+    np.testing.assert_allclose(
+        np.stack(found["vector"].to_numpy()), np.stack(expected["vector"].to_numpy()), rtol=0, atol=1e-5
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"policy.json", "lines.txt", killed.name, whole.name}
 
 
 def test_the_command_writes_one_file_of_bundles_and_verify_reads_it(deployed: Deployment, tmp_path: Path) -> None:

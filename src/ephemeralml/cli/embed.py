@@ -13,7 +13,7 @@ import typer
 from ephemeralml.attestation import Policy
 from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.client import Client
-from ephemeralml.client.corpus import FORMATS, PER_REQUEST, embed_corpus, write_lines
+from ephemeralml.client.corpus import PER_REQUEST, check_format, embed_corpus, write_lines
 from ephemeralml.errors import RequestError
 from ephemeralml.files import whole_file
 
@@ -24,7 +24,7 @@ def embed(
     policy: Annotated[Path, typer.Option(help="What to trust: a policy's file.")],
     address: Annotated[str, typer.Option(help="The host's relay.")] = "tcp://127.0.0.1:7001",
     file: Annotated[Path | None, typer.Option(help="One text a line; - for standard input.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Vectors to NAME.npy or NAME.jsonl; default: JSON lines.")] = None,
+    out: Annotated[Path | None, typer.Option(help="NAME.npy, .jsonl or .parquet; without it: JSON lines.")] = None,
     receipt: Annotated[Path | None, typer.Option(help="NAME.aer: the bundle of each request, 128 texts each.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,8 +38,8 @@ def embed(
         raise typer.BadParameter("give texts or --file, and not both")
     if as_json and out is None:
         raise typer.BadParameter("--json goes with --out: without it the vectors are JSON lines already")
-    if out is not None and out.suffix not in FORMATS:
-        raise typer.BadParameter(f"--out must end in {' or '.join(FORMATS)}")
+    if out is not None:
+        check_format(out)
     wanted = list(texts) if texts else _lines(file)
     with Client(address, policy=Policy.load(policy)) as client:
         print(client.verdict, file=sys.stderr)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -23,19 +24,29 @@ from ephemeralml.texts import check_texts
 
 PER_REQUEST: Final = 128
 """Texts in one request: many enough to fill the engine's batches, few enough for any enclave's limit."""
-FORMATS: Final = (".npy", ".jsonl")
+_FORMATS: Final = (".npy", ".jsonl", ".parquet")
+
+
+def check_format(out: Path) -> None:
+    """Raises `ConfigurationError`: ``embed.format`` for a suffix that is not written, ``embed.pyarrow`` for .parquet
+    where pyarrow is not installed.
+    """
+    if out.suffix not in _FORMATS:
+        raise ConfigurationError(f"{out} must end in {' or '.join(_FORMATS)}", code="embed.format")
+    if out.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ConfigurationError(".parquet needs pyarrow: pip install 'ephemeralml[parquet]'", code="embed.pyarrow")
 
 
 def embed_corpus(client: Client, texts: Sequence[str], out: Path, *, receipts: Path | None = None) -> int:
-    """Write the vectors of `texts` to `out` (.npy, or .jsonl with the texts) and each request's bundle to `receipts`.
+    """Write the vectors of `texts` to `out`, and each request's bundle to `receipts`.
 
-    What is answered is kept in ``<out>.part`` until all is: a second call with the same texts goes on from there.
-    Returns the number of texts that were answered before. Both files are written whole or not at all. Raises as
-    `Client.embed`; `ConfigurationError` for another suffix, a journal of another run or one in use; OSError;
-    `SessionError` (``embed.model``) when the enclave's model changes on the way.
+    `out` ends in .npy, or in .jsonl or .parquet, which hold the texts too. What is answered is kept in ``<out>.part``
+    until all is: a second call with the same texts goes on from there. Returns the number of texts that were answered
+    before. Both files are written whole or not at all. Raises as `Client.embed` and, before anything is sent,
+    `check_format`; `ConfigurationError` for a journal of another run or one in use; OSError; `SessionError`
+    (``embed.model``) when the enclave's model changes on the way.
     """
-    if out.suffix not in FORMATS:
-        raise ConfigurationError(f"{out} must end in {' or '.join(FORMATS)}", code="embed.format")
+    check_format(out)
     texts = check_texts(texts)
     manifest = client.manifest
     identity = _identity(texts, manifest, receipts=receipts is not None)
@@ -50,7 +61,7 @@ def embed_corpus(client: Client, texts: Sequence[str], out: Path, *, receipts: P
                 vectors = result.vectors.astype("<f4", copy=False).tobytes()
                 journal.append(vectors, b"" if receipts is None else result.bundle.to_bytes())
                 advance(len(result.vectors))
-        _write(journal, texts, manifest.spec.dimension, out, receipts)
+        _write(journal, texts, manifest, out, receipts)
         journal.remove()
     return before
 
@@ -63,23 +74,26 @@ def _identity(texts: Sequence[str], manifest: Manifest, *, receipts: bool) -> by
     return digest.digest()
 
 
-def _write(journal: Journal, texts: Sequence[str], dimension: int, out: Path, receipts: Path | None) -> None:
+def _write(journal: Journal, texts: Sequence[str], manifest: Manifest, out: Path, receipts: Path | None) -> None:
+    shape = (len(texts), manifest.spec.dimension)
+    answers = (
+        (texts[index * PER_REQUEST : (index + 1) * PER_REQUEST], np.frombuffer(raw, "<f4").reshape(-1, shape[1]))
+        for index, (raw, _) in enumerate(journal)
+    )
     with ExitStack() as stack:
-        vectors_file = stack.enter_context(whole_file(out))
-        bundles = None if receipts is None else stack.enter_context(whole_file(receipts))
+        file = stack.enter_context(whole_file(out))
         if out.suffix == ".npy":
-            head = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), dimension)}
-            npy.write_array_header_1_0(vectors_file, head)
-        start = 0
-        for raw, bundle in journal:
-            if out.suffix == ".npy":
-                vectors_file.write(raw)
-            else:
-                vectors = np.frombuffer(raw, "<f4").reshape(-1, dimension)
-                write_lines(vectors_file, texts[start : start + len(vectors)], vectors)
-                start += len(vectors)
-            if bundles is not None:
-                bundles.write(bundle)
+            npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            file.writelines(vectors for vectors, _ in journal)
+        elif out.suffix == ".jsonl":
+            for part, vectors in answers:
+                write_lines(file, part, vectors)
+        else:
+            from ephemeralml.client.parquet import write_parquet  # noqa: PLC0415 - most installations have no pyarrow
+
+            write_parquet(file, answers, manifest)
+        if receipts is not None:
+            stack.enter_context(whole_file(receipts)).writelines(bundle for _, bundle in journal)
 
 
 def write_lines(file: BinaryIO, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
