@@ -115,7 +115,7 @@ async def serve(address: Address, protocols: Protocols) -> tuple[Listener, Addre
         return Listener(server, SocketFile(address.listening_path)), address
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(
-            f"cannot listen on {address}: {_reason(error)}; stop what uses it or choose another address",
+            f"cannot listen on {address}: {reason(error)}; stop what uses it or choose another address",
             code="address.in_use",
         ) from error
 
@@ -127,7 +127,8 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _reason(error: OSError | UnicodeError) -> str:
+def reason(error: OSError | UnicodeError) -> str:
+    """What the kernel or the resolver said, in its own words."""
     if not isinstance(error, OSError):
         return str(error)
     # asyncio puts a text of its own in place of the kernel's; a resolver's numbers are not errno's, and negative.
@@ -138,6 +139,6 @@ def _reason(error: OSError | UnicodeError) -> str:
 
 def _unreachable(address: Address, error: OSError | UnicodeError) -> TransportError:
     return TransportError(
-        f"cannot reach {address}: {_reason(error)}; is the host process running there?",
+        f"cannot reach {address}: {reason(error)}; is the host process running there?",
         code="transport.unreachable",
     )
