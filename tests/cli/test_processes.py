@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from terminal import Terminal
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
@@ -354,6 +355,20 @@ def test_vectors_are_written_whole_or_not_at_all(
         assert np.load(out).shape == (100, 32)
     else:
         assert len(out.read_text().splitlines()) == 100
+
+
+def test_a_terminal_is_shown_how_vectors_begin(world: World, scratch: Path, relay: str) -> None:
+    embed = ("embed", "a text", "another text", "--policy", str(world.policy), "--address", relay)
+    command = [sys.executable, "-m", "ephemeralml.cli", *embed]
+    with Terminal(command, environment=world.environment(), folder=scratch) as terminal:
+        status, shown = terminal.end()
+    assert status == 0
+    vectors = [json.loads(line)["vector"] for line in world.done(*embed).splitlines()]
+    *_, one, two, hint = shown.splitlines()
+    for number, (line, vector) in enumerate(zip((one, two), vectors, strict=True), 1):
+        begins = "".join(f" {value:7.4f}" for value in vector[:6])
+        assert line == f"text {number}: 32 numbers,{begins} …"
+    assert "--out" in hint
 
 
 # A damaged package.
