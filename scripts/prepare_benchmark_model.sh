@@ -49,7 +49,7 @@ from huggingface_hub import snapshot_download
 snapshot_download(sys.argv[1], local_dir=sys.argv[2], allow_patterns=["*.json", "*.txt", "model.safetensors"])
 DOWNLOAD
 elif [ -z "$model" ]; then
-    model=$("$python" -c 'from ephemeralml.cli.model import find_model; print(find_model(None))')
+    model=$("$ephemeralml" model)
     name=$(basename "$(dirname "$model")")
 fi
 identity=$(basename "${name:-$(cd "$model" && pwd)}")

@@ -13,6 +13,7 @@ from eif import forge
 from samples import OWNER, make_manifest
 
 from ephemeralml.cli import main
+from ephemeralml.devcloud.qemu import PACKAGES, _place
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,24 @@ def test_nitro_cli_and_an_image_change_what_is_found(
     assert checks["nitro-cli"]["reason"] == "Nitro CLI 1.4.2"
     assert checks["image"]["state"] == "ok"
     assert "manifest.cose is missing" in checks["package"]["reason"]
+
+
+def test_a_virtual_machine_takes_a_qemu_and_an_image(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EPHEMERALML_CACHE", str(tmp_path / "cache"))
+    here = ("--platform", "vm", "--memory", "64", "--relay", "tcp://127.0.0.1:0")
+    status, checks = doctor.checks(*here)
+    assert status == 1
+    assert {name for name, item in checks.items() if item["state"] != "ok"} == {"qemu", "image"}
+    assert "setup_vm.sh" in checks["qemu"]["fix"]
+    # Where setup_vm.sh would have unpacked it.
+    _place(PACKAGES).mkdir(parents=True)
+    eif = tmp_path / "enclave.eif"
+    eif.write_bytes(forge())
+    status, checks = doctor.checks(*here, "--eif", str(eif))
+    assert (status, {item["state"] for item in checks.values()}) == (0, {"ok"})
+    assert "emulates" in checks["qemu"]["reason"]
 
 
 def test_the_package_is_to_be_by_the_owner_of_the_configuration(doctor: Doctor, tmp_path: Path) -> None:

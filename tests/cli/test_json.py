@@ -115,7 +115,7 @@ TABLE: dict[str, tuple[int, Arguments, dict[str, Any]]] = {
     ),
     "kms check": (
         1,
-        lambda at: ("--file", at / "key-policy.json", "--measurements", at / "pcrs.json"),
+        lambda at: ("--file", at / "key-policy.json", "--account", "0" * 12, "--measurements", at / "pcrs.json"),
         {"ok": False},
     ),
     "image build": (

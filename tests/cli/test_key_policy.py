@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ephemeralml.cli.kms import HOST, OWNER
+from ephemeralml.cli.kms import ACCOUNT, HOST, OWNER
 from ephemeralml.devcloud.kms import Credential, KmsServer
 from ephemeralml.devcloud.kms.policy import default_policy
 from ephemeralml.host.kms_keys import KmsKeys
@@ -20,6 +20,7 @@ from .conftest import Run
 CREDENTIALS = [Credential("AKIDOWNER", "owner-secret", OWNER), Credential("AKIDHOST", "host-secret", HOST)]
 ADMIN = "arn:aws:iam::000000000000:role/admin"
 ARN = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-4000-8000-000000000000"
+CHECK_FILE = ("check", "--account", ACCOUNT, "--file")
 
 
 @pytest.fixture
@@ -63,11 +64,27 @@ def test_a_printed_policy_is_checked_as_a_file_and_as_a_key(
     assert status == 0
     path = tmp_path / "policy.json"
     path.write_text(policy)
-    status, out, _ = run("check", "--file", path, "--measurements", measurements, "--role", HOST)
+    status, out, _ = run("check", "--file", path, "--account", ACCOUNT, "--measurements", measurements, "--role", HOST)
     assert (status, out.splitlines()[-1]) == (0, "no hole found")
     arn = create(kms, policy)
     status, out, _ = run("check", arn, "--measurements", measurements, "--role", HOST, "--endpoint", kms.url)
     assert (status, out.splitlines()[-1]) == (0, "no hole found")
+
+
+def test_a_key_is_to_be_in_the_account_that_is_named(run: Run, measurements: Path, tmp_path: Path) -> None:
+    governed = "arn:aws:iam::444455556666:role/"
+    _, policy, _ = run(
+        *("policy", "--measurements", measurements, "--role", HOST),
+        *("--admin", f"{governed}admin", "--owner", f"{governed}owner"),
+    )
+    path = tmp_path / "policy.json"
+    path.write_text(policy)
+    check = ("check", "--file", path, "--measurements", measurements, "--role", HOST, "--account")
+    status, out, _ = run(*check, "444455556666")
+    assert (status, out.splitlines()[-1]) == (0, "no hole found")
+    status, out, _ = run(*check, ACCOUNT)
+    assert status == 1
+    assert "[foreign_governor]" in out
 
 
 def test_a_key_made_by_create_key_has_no_hole(run: Run, kms: KmsServer, measurements: Path) -> None:
@@ -111,9 +128,12 @@ def test_a_policy_that_may_not_be_read(
         (("check", ARN, "--file", "x", "--measurements", "MEASURED"), 2, "--file"),
         (("check", "alias/model", "--measurements", "MEASURED"), 1, "kms.key_arn"),
         (("check", ARN, "--measurements", "MEASURED", "--endpoint", "http://127.0.0.1:9"), 1, "kms.unreachable"),
-        (("check", "--file", "MEASURED", "--measurements", "MEASURED"), 2, "key_policy.malformed"),
-        (("check", "--file", "MEASURED.none", "--measurements", "MEASURED"), 1, "No such file"),
-        (("check", "--file", "MEASURED", "--measurements", "NOTHING"), 2, "policy.measurements"),
+        (("check", "--file", "MEASURED", "--measurements", "MEASURED"), 2, "--account"),
+        (("check", ARN, "--account", ACCOUNT, "--measurements", "MEASURED"), 2, "--account"),
+        (("check", "--file", "MEASURED", "--account", "mine", "--measurements", "MEASURED"), 2, "12 digits"),
+        ((*CHECK_FILE, "MEASURED", "--measurements", "MEASURED"), 2, "key_policy.malformed"),
+        ((*CHECK_FILE, "MEASURED.none", "--measurements", "MEASURED"), 1, "No such file"),
+        ((*CHECK_FILE, "MEASURED", "--measurements", "NOTHING"), 2, "policy.measurements"),
         (("create-key", "--measurements", "MEASURED", "--endpoint", "http://127.0.0.1:9"), 1, "kms.unreachable"),
     ],
 )

@@ -74,6 +74,14 @@ def test_another_precision_is_a_usage_error(pack: Run, tiny_model: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_folder_that_is_none_is_said(pack: Run, tiny_model: Path, precision: str) -> None:
+    for path, instead in ((tiny_model / "nowhere", "nothing"), (tiny_model / "config.json", "a file")):
+        status, _, error = pack(path, "--precision", precision)
+        assert status == 1
+        assert f"no model folder at {path}: {instead} is there [model.missing]" in error
+
+
 def test_missing_weights_are_named(pack: Run, tiny_model: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from pyarrow.parquet import read_table
+from terminal import Terminal
 
 from ephemeralml.attestation import Policy
 from ephemeralml.client import Client
@@ -380,6 +381,20 @@ def test_a_disk_without_room_for_the_texts_costs_no_answer(
     assert [path.name for path in scratch.iterdir()] == [name]
 
 
+def test_a_terminal_is_shown_how_vectors_begin(world: World, scratch: Path, relay: str) -> None:
+    embed = ("embed", "a text", "another text", "--policy", str(world.policy), "--address", relay)
+    command = [sys.executable, "-m", "ephemeralml.cli", *embed]
+    with Terminal(command, environment=world.environment(), folder=scratch) as terminal:
+        status, shown = terminal.end()
+    assert status == 0
+    vectors = [json.loads(line)["vector"] for line in world.done(*embed).splitlines()]
+    *_, one, two, hint = shown.splitlines()
+    for number, (line, vector) in enumerate(zip((one, two), vectors, strict=True), 1):
+        begins = "".join(f" {value:7.4f}" for value in vector[:6])
+        assert line == f"text {number}: 32 numbers,{begins} …"
+    assert "--out" in hint
+
+
 # A damaged package.
 
 
@@ -437,7 +452,7 @@ def test_a_kms_port_in_use(start: Start, scratch: Path, silent: socket.socket) -
     ended = start(*serve_kms(scratch, port=port(silent))).end()
     assert ended.status == 2
     assert ended.err.count("\n") == 1
-    assert f"127.0.0.1:{port(silent)}" in ended.err
+    assert f"cannot listen on 127.0.0.1:{port(silent)}: Address already in use; stop what uses" in ended.err
     assert ended.err.endswith("[kms.address] docs/errors.md#kms\n")
     # What it made first is whole: another port will do.
     again = start(*serve_kms(scratch))

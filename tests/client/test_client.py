@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from frames import read_frame
 from samples import OWNER, PCRS, make_manifest
 from samples import RECEIPT_KEY as KEY
+from starlette.applications import Starlette
 from threads import in_threads
 
 from ephemeralml.attestation import Measurements, Policy
@@ -27,6 +28,7 @@ from ephemeralml.client import Client
 from ephemeralml.client import channel as module
 from ephemeralml.client.connection import Connection
 from ephemeralml.codec import cbor
+from ephemeralml.devcloud.app_server import AppServer, bind
 from ephemeralml.devcloud.nsm import SoftwareNsm
 from ephemeralml.devcloud.root import DevelopmentRoot
 from ephemeralml.errors import (
@@ -800,3 +802,11 @@ def test_addresses_are_checked_at_once(tmp_path: Path) -> None:
     with pytest.raises(TransportError) as caught:
         Client(f"unix://{tmp_path}/none", policy=policy).embed(["a"])
     assert caught.value.code == "transport.unreachable"
+
+
+def test_a_web_server_in_place_of_a_relay_is_called_one() -> None:
+    with AppServer(Starlette(), bind("127.0.0.1", 0, service="web"), service="web") as web:
+        client = Client(web.url.replace("http", "tcp"), policy=Policy.insecure_any_measurement())
+        with pytest.raises(SessionError) as caught:
+            client.embed(["a"])
+    assert caught.value.code == "frame.http"

@@ -168,7 +168,7 @@ def test_refusals_of_kms(answering: Callable[..., str], kind: str, code: str) ->
 
 def test_what_kms_says_commands_no_terminal_and_begins_no_line() -> None:
     evil = "AccessDeniedException\x1b[2J\nhost: ready"
-    said = str(refused(evil, status=400, request=evil))
+    said = str(refused("Decrypt", evil, status=400, request=evil))
     assert said.isprintable()
     assert "ready" not in said
 

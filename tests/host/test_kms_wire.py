@@ -309,6 +309,16 @@ def test_refusals_are_final(server: Server, waits: list[float], operation: str, 
         assert (server.operations, waits) == ([operation, *aside], [])
 
 
+@every_call
+def test_a_denial_speaks_of_what_was_denied(server: Server, operation: str) -> None:
+    call, _, _ = CALLS[operation]
+    server.answers = [error("AccessDeniedException")]
+    said = str(refusal(lambda: call(server.url)))
+    # Only an enclave has measurements.
+    assert ("measurement" in said) == (operation == "Decrypt")
+    assert (f"may not {operation}" in said) == (operation != "Decrypt")
+
+
 @pytest.mark.usefixtures("fresh")
 def test_retries_end_where_everything_fails(server: Server, waits: list[float]) -> None:
     server.answers = [TROUBLE["500 with nothing"]]

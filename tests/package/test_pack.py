@@ -94,9 +94,13 @@ def test_missing_files_are_named(run: Run, model: Path, out: Path, keys: RandomK
     assert keys.contexts == []
 
 
-def test_no_folder_at_all(run: Run, tmp_path: Path, out: Path) -> None:
+@pytest.mark.parametrize(("name", "instead"), [("absent", "nothing"), ("model/config.json", "a file")])
+def test_no_folder_at_all(run: Run, model: Path, out: Path, name: str, instead: str) -> None:
+    path = model.parent / name
     with refusal(out, ModelError, "model.missing"):
-        run(folder=tmp_path / "absent")
+        run(folder=path)
+    with pytest.raises(ModelError, match=f"no model folder at {path}: {instead} is there"):
+        run(folder=path)
 
 
 def test_links_as_hugging_face_caches_make_them(

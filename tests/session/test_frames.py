@@ -32,7 +32,14 @@ def test_any_header_is_a_frame_or_a_session_error(header: bytes, limit: int) -> 
     try:
         kind, length = decode_header(header, limit=limit)
     except SessionError as error:
-        assert error.code in {"frame.too_large", "frame.unknown"}  # noqa: PT017
+        assert error.code in {"frame.too_large", "frame.unknown", "frame.http"}  # noqa: PT017
     else:
         assert length <= limit
         assert HEADER.pack(length, kind) == header
+
+
+def test_a_web_server_is_called_one() -> None:
+    with pytest.raises(SessionError) as caught:
+        decode_header(b"HTTP/1.1 400 Bad Request"[: HEADER.size], limit=2**24)
+    assert caught.value.code == "frame.http"
+    assert "bytes" not in str(caught.value)

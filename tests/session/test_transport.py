@@ -449,10 +449,26 @@ def test_a_file_that_is_no_socket_is_left_alone(file: Address) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    for text in (f"unix://{tmp_path}/none/s", f"vsock+unix://{tmp_path}/none/s:1"):
-        with pytest.raises(ConfigurationError):
+def test_an_address_that_this_machine_does_not_have(tmp_path: Path) -> None:
+    # The last is of no machine (RFC 5737).
+    for text in (f"unix://{tmp_path}/none/s", f"vsock+unix://{tmp_path}/none/s:1", "tcp://192.0.2.1:0"):
+        with pytest.raises(ConfigurationError, match=r"an address that this machine has") as caught:
             asyncio.run(listen(Address.parse(text), _echo))
+        assert caught.value.code == "address.unavailable"
+
+
+def test_an_address_where_this_user_may_not_listen(file: Address, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    user = os.geteuid()
+    # Root may listen anywhere.
+    os.seteuid(user or 65534)
+    try:
+        with pytest.raises(ConfigurationError, match="Permission denied; allow this user") as caught:
+            asyncio.run(listen(file, _echo))
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(0o700)
+    assert caught.value.code == "address.denied"
 
 
 def test_a_socket_file_is_its_owners_only(file: Address) -> None:

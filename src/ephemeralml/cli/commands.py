@@ -13,6 +13,7 @@ _COMMANDS: Final = {
     "demo": "demo:demo",
     "doctor": "doctor:doctor",
     "keygen": "owner:keygen",
+    "model": "model:model",
     "pack": "owner:pack_model",
     "rewrap": "owner:rewrap_package",
     "push": "push:push",

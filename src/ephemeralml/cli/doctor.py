@@ -36,6 +36,7 @@ def doctor(
 
     Example: ephemeralml doctor --platform nitro --eif enclave.eif --package s3://…/release/package --memory 3072
     """
+    from ephemeralml.devcloud.qemu import Qemu  # noqa: PLC0415
     from ephemeralml.enclave.configuration import Configuration  # noqa: PLC0415
     from ephemeralml.host.doctor import Plan, examine, ready  # noqa: PLC0415
     from ephemeralml.image import measure_eif  # noqa: PLC0415
@@ -44,6 +45,7 @@ def doctor(
         platform=platform,
         eif=eif,
         measure=measure_eif,
+        find_qemu=lambda: Qemu.find().folder,
         memory_mib=memory,
         cpus=cpus,
         package=package,

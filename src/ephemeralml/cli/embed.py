@@ -8,7 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from ephemeralml.attestation import Policy
 from ephemeralml.cli.output import AsJson, print_json
@@ -17,6 +19,8 @@ from ephemeralml.client.corpus import PER_REQUEST, check_format, embed_corpus, w
 from ephemeralml.errors import RequestError
 from ephemeralml.files import whole_file
 
+_SHOWN = 6
+
 
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, lines of --file.")] = None,
@@ -24,7 +28,10 @@ def embed(
     policy: Annotated[Path, typer.Option(help="What to trust: a policy's file.")],
     address: Annotated[str, typer.Option(help="The host's relay.")] = "tcp://127.0.0.1:7001",
     file: Annotated[Path | None, typer.Option(help="One text a line; - for standard input.")] = None,
-    out: Annotated[Path | None, typer.Option(help="NAME.npy, .jsonl or .parquet; without it: JSON lines.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="NAME.npy, .jsonl or .parquet; without it: JSON lines, cut short at a terminal."),
+    ] = None,
     receipt: Annotated[Path | None, typer.Option(help="NAME.aer: the bundle of each request, 128 texts each.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +44,7 @@ def embed(
     if bool(texts) == (file is not None):
         raise typer.BadParameter("give texts or --file, and not both")
     if as_json and out is None:
-        raise typer.BadParameter("--json goes with --out: without it the vectors are JSON lines already")
+        raise typer.BadParameter("--json goes with --out: without it a file or a pipe gets JSON lines already")
     if out is not None:
         check_format(out)
     wanted = list(texts) if texts else _lines(file)
@@ -68,13 +75,26 @@ def _print_summary(client: Client, *, texts: int, before: int, out: Path, receip
 
 
 def _print(client: Client, texts: Sequence[str], receipt: Path | None) -> None:
+    # Whoever reads hundreds of numbers a text is no person.
+    person = sys.stdout.isatty()
     with nullcontext() if receipt is None else whole_file(receipt) as bundles:
         start = 0
         for result in client.embed_iter(texts, batch_size=PER_REQUEST):
-            write_lines(sys.stdout.buffer, texts[start : start + len(result.vectors)], result.vectors)
+            if person:
+                _show(result.vectors, first=start + 1)
+            else:
+                write_lines(sys.stdout.buffer, texts[start : start + len(result.vectors)], result.vectors)
             start += len(result.vectors)
             if bundles is not None:
                 bundles.write(result.bundle.to_bytes())
+    if person:
+        print("all of the numbers: --out NAME.npy or NAME.jsonl, or into a file or a pipe", file=sys.stderr)
+
+
+def _show(vectors: NDArray[np.float32], *, first: int) -> None:
+    for number, vector in enumerate(vectors, first):
+        begins = " ".join(f"{value:7.4f}" for value in vector[:_SHOWN])
+        print(f"text {number}: {len(vector)} numbers, {begins} …")
 
 
 def _lines(file: Path | None) -> list[str]:

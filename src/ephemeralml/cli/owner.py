@@ -13,7 +13,7 @@ from ephemeralml.cli.output import AsJson, print_json
 from ephemeralml.cli.progress import progress_bar
 from ephemeralml.errors import ConfigurationError, ModelError
 from ephemeralml.package import FolderSource, generate_owner_key, load_owner_key, pack, read_model_spec, rewrap
-from ephemeralml.package.model import CONFIG_FILES
+from ephemeralml.package.model import CONFIG_FILES, check_model_folder
 
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 _WEIGHTS = "model.safetensors"
@@ -145,6 +145,7 @@ def rewrap_package(
 
 
 def _configs(folder: Path) -> dict[str, bytes]:
+    check_model_folder(folder)
     found = {}
     for name in CONFIG_FILES:
         path = folder / name

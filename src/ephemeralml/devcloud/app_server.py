@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ephemeralml.errors import ConfigurationError
+from ephemeralml.session.transport import reason
 
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 2
@@ -26,7 +27,9 @@ def bind(host: str, port: int, *, service: str) -> socket.socket:
         listener = socket.create_server((host, port))
     except OSError as error:
         raise ConfigurationError(
-            f"the local {service.upper()} cannot listen on {host}:{port}: {error}; choose another port", code=code
+            f"the local {service.upper()} cannot listen on {host}:{port}: {reason(error)}; "
+            "stop what uses that port, or choose another --port",
+            code=code,
         ) from error
     # asyncio does so for sockets of its own alone; without it a small answer waits 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

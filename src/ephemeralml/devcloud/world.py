@@ -38,10 +38,8 @@ def run(*arguments: str, environment: dict[str, str] | None = None, seconds: flo
     except subprocess.TimeoutExpired:
         raise WorldError(f"{' '.join(arguments[:2])} goes on after {seconds:.0f} s", code="world.silent") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise WorldError(
-            lines[-1].removeprefix("ephemeralml: ") if lines else f"exit status {done.returncode}", code="world.command"
-        )
+        said = _last(done.stderr.strip().splitlines()) or f"exit status {done.returncode}"
+        raise WorldError(said, code="world.command")
     return done.stdout
 
 
@@ -80,7 +78,7 @@ class Process:
             except Empty:
                 raise WorldError(f"nothing was heard for {seconds:.0f} s", code="world.silent") from None
             if line is None:
-                raise WorldError((self.words() or ["it ended without a word"])[-1], code="world.ended")
+                raise WorldError(_last(self.words()) or "it ended without a word", code="world.ended")
             if word in line:
                 return line
 
@@ -203,6 +201,11 @@ class World:
             log=log,
             environment=self.environment("host"),
         )
+
+
+def _last(lines: list[str]) -> str:
+    """The last line, without the name that the command line puts before an error: it will put it before this one."""
+    return lines[-1].removeprefix("ephemeralml: ") if lines else ""
 
 
 def _port(url: str) -> str:

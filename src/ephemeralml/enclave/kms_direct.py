@@ -103,7 +103,7 @@ def _checked(status: int, body: bytes, key_arn: str) -> bytes:
         raise bad_answer(f"it is not JSON as KMS writes it (HTTP {status})")
     if status != 200:
         # The type may have a namespace before it (AWS JSON 1.1 protocol).
-        raise refused(str(answer.get("__type", "")).rpartition("#")[2], status=status)
+        raise refused("Decrypt", str(answer.get("__type", "")).rpartition("#")[2], status=status)
     if answer.get("Plaintext"):
         raise bad_answer("it carries the key in plaintext, as if no Recipient had been asked for")
     if answer.get("KeyId") != key_arn:

@@ -82,6 +82,7 @@ def _call(client: Any, operation: str, parameters: Mapping[str, object]) -> Mapp
 def _refusal(error: ClientError) -> KeyReleaseError:
     metadata = error.response.get("ResponseMetadata", {})
     return refused(
+        error.operation_name,
         str(error.response.get("Error", {}).get("Code", "")),
         status=metadata.get("HTTPStatusCode", 0),
         request=str(metadata.get("RequestId", "")),

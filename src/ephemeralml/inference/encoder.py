@@ -17,7 +17,15 @@ from ephemeralml.inference.convert import convert_weights
 from ephemeralml.inference.grid import TOKENS_PER_CALL, Grid
 from ephemeralml.inference.tokenizer import Tokenizer
 from ephemeralml.inference.weights import Array, Weights
-from ephemeralml.package.model import CONFIG_FILES, Buffer, ModelSpec, private_memory, read_json_object, read_model_spec
+from ephemeralml.package.model import (
+    CONFIG_FILES,
+    Buffer,
+    ModelSpec,
+    check_model_folder,
+    private_memory,
+    read_json_object,
+    read_model_spec,
+)
 
 WEIGHTS_FILE: Final = "model.safetensors"
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt")
@@ -55,8 +63,7 @@ class Encoder:
         Raises `ModelError` naming the file that is at fault.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise ModelError(f"no model folder at {folder}", code="model.missing")
+        check_model_folder(folder)
         names = [name for name in (*CONFIG_FILES, *TOKENIZER_FILES, WEIGHTS_FILE) if (folder / name).is_file()]
         try:
             files: dict[str, Buffer] = {name: _read(folder / name) for name in names}

@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from ephemeralml.errors import ModelError, UnsupportedModelError
@@ -72,6 +73,13 @@ def private_memory(size: int) -> mmap.mmap:
     with suppress(OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises `ModelError` (``model.missing``) when there is no folder at that path."""
+    if not folder.is_dir():
+        instead = "a file" if folder.exists() else "nothing"
+        raise ModelError(f"no model folder at {folder}: {instead} is there", code="model.missing")
 
 
 def read_model_spec(files: Mapping[str, Buffer], *, precision: str = "fp32") -> ModelSpec:

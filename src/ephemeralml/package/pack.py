@@ -27,7 +27,7 @@ from ephemeralml.package.manifest import (
     check_identity,
     encryption_context,
 )
-from ephemeralml.package.model import ModelSpec
+from ephemeralml.package.model import ModelSpec, check_model_folder
 from ephemeralml.package.source import ARTIFACT_SUFFIX, MANIFEST_FILE
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -76,6 +76,7 @@ def pack(
     check_identity(model_id=model_id, version=version, license=license)
     if replaced and not replaced.keys() <= {*REQUIRED_FILES, *OPTIONAL_FILES}:
         raise ValueError("what is replaced is no file of a package")
+    check_model_folder(source)
     inputs = _find_inputs(source, replaced or {})
 
     package_id = secrets.token_bytes(stream.PACKAGE_ID_SIZE)

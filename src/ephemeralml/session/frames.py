@@ -10,6 +10,8 @@ from ephemeralml.errors import SessionError
 # A code and a sentence, padded and sealed where it is a record.
 NOTICE_BYTES = 2048
 HEADER = struct.Struct(">IB")
+# How a web server's answer begins (RFC 9112, section 4). Read as a header it announces more than any limit allows.
+_HTTP = b"HTTP/"
 
 
 class FrameType(IntEnum):
@@ -33,7 +35,12 @@ def encode_frame(kind: FrameType, body: bytes) -> bytes:
 
 
 def decode_header(header: bytes, *, limit: int) -> tuple[FrameType, int]:
-    """Type and body length of a five-byte header. Raises `SessionError` above `limit` or for an unknown type."""
+    """Type and body length of a five-byte header. Raises `SessionError` above `limit` and for what is no frame."""
+    if header == _HTTP:
+        raise SessionError(
+            "the peer answered in HTTP, so it is no relay: give the address of the host's relay, not of a gateway",
+            code="frame.http",
+        )
     length, number = HEADER.unpack(header)
     if number in {FrameType.ALERT, FrameType.CLOSE}:
         limit = min(limit, NOTICE_BYTES)

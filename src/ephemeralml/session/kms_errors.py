@@ -53,12 +53,20 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
-def refused(kind: str, *, status: int, request: str = "") -> KeyReleaseError:
-    """The error for a refusal of KMS: AWS's error type, the HTTP status, and the request's id to ask AWS about."""
+def refused(operation: str, kind: str, *, status: int, request: str = "") -> KeyReleaseError:
+    """The error for a refusal of KMS: the operation asked for, AWS's error type, HTTP's status, the request's id there.
+
+    Decrypt is asked for an enclave, all else by the model's owner or the key's administrator.
+    """
     code = _CODES.get(kind) or ("throttled" if status == 429 else "unavailable" if status >= 500 else "refused")
     named = kind if _KIND.fullmatch(kind) else "unknown"
     asked = f", request {request}" if _REQUEST_ID.fullmatch(request) else ""
-    return KeyReleaseError(f"KMS refused ({named}{asked}): {_ADVICE[code]}", code=f"kms.{code}")
+    advice = _ADVICE[code]
+    if code == "access_denied" and operation != "Decrypt":
+        advice = (
+            f"these AWS credentials may not {operation}; use the model owner's or the key admin's, or have it allowed"
+        )
+    return KeyReleaseError(f"KMS refused ({named}{asked}): {advice}", code=f"kms.{code}")
 
 
 def no_credentials() -> KeyReleaseError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -19,6 +20,15 @@ __all__ = ["Address", "Handler", "Listener", "Protocols", "connect", "dial", "li
 BACKLOG = 256
 # As long as an enclave gives a handshake: nobody waits for a peer longer than that.
 _DIAL_SECONDS = 10.0
+
+# Why the kernel lets nobody listen at an address (bind(2)): our code, and what to do.
+_DENIED = ("address.denied", "allow this user or container to, or choose another address")
+_REFUSALS = {
+    errno.EADDRINUSE: ("address.in_use", "stop what uses it or choose another address"),
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+}
+_UNAVAILABLE = ("address.unavailable", "choose an address that this machine has")
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Protocols = Callable[[], asyncio.BaseProtocol]
@@ -99,7 +109,7 @@ async def listen(address: Address, handler: Handler) -> tuple[Listener, Address]
 async def serve(address: Address, protocols: Protocols) -> tuple[Listener, Address]:
     """Listen, with a protocol for each connection; port 0 picks a free one, the address really bound is returned.
 
-    Raises `ConfigurationError` when the address is taken or not ours to bind.
+    Raises `ConfigurationError` when the address is taken, not ours to bind or not of this machine.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -114,10 +124,8 @@ async def serve(address: Address, protocols: Protocols) -> tuple[Listener, Addre
             return Listener(server, None), Address("vsock", cid=cid, port=port)
         return Listener(server, SocketFile(address.listening_path)), address
     except (OSError, UnicodeError) as error:
-        raise ConfigurationError(
-            f"cannot listen on {address}: {_reason(error)}; stop what uses it or choose another address",
-            code="address.in_use",
-        ) from error
+        code, advice = _REFUSALS.get(getattr(error, "errno", 0), _UNAVAILABLE)
+        raise ConfigurationError(f"cannot listen on {address}: {reason(error)}; {advice}", code=code) from error
 
 
 def raise_descriptor_limit() -> None:
@@ -127,7 +135,8 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _reason(error: OSError | UnicodeError) -> str:
+def reason(error: OSError | UnicodeError) -> str:
+    """What the kernel or the resolver said, in its own words."""
     if not isinstance(error, OSError):
         return str(error)
     # asyncio puts a text of its own in place of the kernel's; a resolver's numbers are not errno's, and negative.
@@ -138,6 +147,6 @@ def _reason(error: OSError | UnicodeError) -> str:
 
 def _unreachable(address: Address, error: OSError | UnicodeError) -> TransportError:
     return TransportError(
-        f"cannot reach {address}: {_reason(error)}; is the host process running there?",
+        f"cannot reach {address}: {reason(error)}; is the host process running there?",
         code="transport.unreachable",
     )

@@ -20,7 +20,7 @@ from ephemeralml.errors import ConfigurationError, PolicyError
 def test_port_in_use(tmp_path: Path) -> None:
     with KmsServer(store=tmp_path / "one", credentials=[], roots=[]) as running:
         port = int(running.url.rpartition(":")[2])
-        with pytest.raises(ConfigurationError, match=f"{port}.*choose another port") as caught:
+        with pytest.raises(ConfigurationError, match=f"{port}.*choose another --port") as caught:
             KmsServer(store=tmp_path / "two", credentials=[], roots=[], port=port)
         assert caught.value.code == "kms.address"
         assert not (tmp_path / "two").exists()

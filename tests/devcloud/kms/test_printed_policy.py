@@ -25,7 +25,8 @@ from ephemeralml.host.kms_keys import KmsKeys
 Attest = Callable[..., bytes]
 Pcrs = dict[int, bytes]
 
-_IAM = "arn:aws:iam::000000000000:"
+_ACCOUNT = "000000000000"
+_IAM = f"arn:aws:iam::{_ACCOUNT}:"
 ADMIN = Credential("AKIDADMIN", "admin-secret", f"{_IAM}role/admin")
 OWNER = Credential("AKIDOWNER", "owner-secret", f"{_IAM}user/owner")
 HOST = Credential("AKIDHOST", "host-secret", f"{_IAM}role/host")
@@ -351,7 +352,7 @@ def test_each_hole_lets_the_key_out_and_is_named(
     hole.change(policy)
     kms.put(policy)
     assert kms.released(hole.attack, enclave_key) == kms.dek
-    found = check_policy(json.dumps(policy), measurements=RELEASES, roles=[HOST.principal_arn])
+    found = check_policy(json.dumps(policy), measurements=RELEASES, account=_ACCOUNT, roles=[HOST.principal_arn])
     assert {item.code for item in found if item.hole} == hole.codes
 
 
@@ -387,5 +388,5 @@ def test_a_grant_releases_without_attestation_until_the_deny_is_there(
 
 
 def test_the_printed_policy_has_no_hole(printed: str) -> None:
-    found = check_policy(printed, measurements=RELEASES, roles=[HOST.principal_arn])
+    found = check_policy(printed, measurements=RELEASES, account=_ACCOUNT, roles=[HOST.principal_arn])
     assert [(item.code, item.hole) for item in found] == [("governor", False)]

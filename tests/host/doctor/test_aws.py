@@ -389,6 +389,7 @@ def test_an_instance_with_everything_is_ready_and_one_wrong_value_undoes_it(
         platform=Platform.NITRO,
         eif=eif,
         measure=measure_eif,
+        find_qemu=Path,
         memory_mib=1024,
         cpus=2,
         package="s3://models/good",

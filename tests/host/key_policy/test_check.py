@@ -14,7 +14,8 @@ from ephemeralml.errors import KeyReleaseError
 from ephemeralml.host.key_policy import Finding, check_key, check_policy, key_policy
 from ephemeralml.host.kms_keys import Grant, KmsKeys
 
-IAM = "arn:aws:iam::111122223333:"
+ACCOUNT = "111122223333"
+IAM = f"arn:aws:iam::{ACCOUNT}:"
 HOST, ADMIN, OWNER = f"{IAM}role/path/host", f"{IAM}role/admin", f"{IAM}user/owner"
 SESSION = "arn:aws:sts::111122223333:assumed-role/host/i-0123456789abcdef0"
 ATTESTATION = "kms:RecipientAttestation:"
@@ -49,7 +50,7 @@ def statement(**elements: Any) -> dict[str, Any]:
 
 def found(*statements: dict[str, Any], measurements: tuple[Measurements, ...] = (ONE, TWO)) -> list[Finding]:
     text = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
-    return check_policy(text, measurements=measurements, roles=[HOST])
+    return check_policy(text, measurements=measurements, account=ACCOUNT, roles=[HOST])
 
 
 def holes(*statements: dict[str, Any], measurements: tuple[Measurements, ...] = (ONE, TWO)) -> set[str]:
@@ -157,7 +158,7 @@ def test_a_deny_excuses_nothing() -> None:
 def test_who_decrypts_is_a_host_where_no_role_is_given() -> None:
     govern = statement(Action="kms:PutKeyPolicy", Condition={})
     text = json.dumps({"Statement": [statement(), govern]})
-    assert [item.code for item in check_policy(text, measurements=[ONE])] == ["govern"]
+    assert [item.code for item in check_policy(text, measurements=[ONE], account=ACCOUNT)] == ["govern"]
 
 
 @pytest.mark.parametrize(
@@ -190,14 +191,21 @@ def test_who_may_change_the_policy_from_another_account_is_a_hole(action: str, s
     assert stranger in hole.message
 
 
-def test_the_account_is_the_keys_where_the_key_is_known() -> None:
+def test_a_host_does_not_make_its_account_the_keys() -> None:
     stranger = "arn:aws:iam::999999999999:role/admin"
     govern = statement(Action="kms:PutKeyPolicy", Principal={"AWS": [ADMIN, stranger]}, Condition={})
-    # Where no role is given, whoever decrypts is a host: a stranger must not make an account one of ours so.
+    # Where no role is given, whoever decrypts is a host.
     text = json.dumps({"Statement": [statement(Principal={"AWS": stranger.replace("admin", "host")}), govern]})
-    strangers = [item for item in check_policy(text, measurements=[ONE], account="111122223333") if item.hole]
+    strangers = [item for item in check_policy(text, measurements=[ONE], account=ACCOUNT) if item.hole]
     assert [item.code for item in strangers] == ["foreign_governor"]
     assert stranger in strangers[0].message
+
+
+def test_a_key_of_another_account_than_its_hosts_is_governed_from_its_own() -> None:
+    text = key_policy(measurements=[ONE], roles=[HOST], admin="arn:aws:iam::444455556666:role/admin", owner=OWNER)
+    for account, holes_found in (("444455556666", []), (ACCOUNT, ["foreign_governor"])):
+        found = check_policy(text, measurements=[ONE], account=account, roles=[HOST])
+        assert [item.code for item in found if item.hole] == holes_found
 
 
 def test_an_unknown_condition_binds_nothing() -> None:

@@ -8,10 +8,9 @@ from typing import Final
 
 from ephemeralml.bench.suite.effort import Effort
 from ephemeralml.bench.texts import exact_texts
-from ephemeralml.errors import ModelError
 from ephemeralml.inference.encoder import TOKENIZER_FILES
 from ephemeralml.inference.tokenizer import Tokenizer
-from ephemeralml.package.model import CONFIG_FILES, positive_int, read_json_object, read_model_spec
+from ephemeralml.package.model import CONFIG_FILES, check_model_folder, positive_int, read_json_object, read_model_spec
 
 TOKENS: Final = 9
 _TEXTS: Final = 5
@@ -23,8 +22,7 @@ class Inputs:
     """Texts for one model's folder. Raises `ModelError` when there is none, or its tokenizer cannot be read."""
 
     def __init__(self, model: Path) -> None:
-        if not model.is_dir():
-            raise ModelError(f"no model folder at {model}", code="model.missing")
+        check_model_folder(model)
         names = [name for name in (*CONFIG_FILES, *TOKENIZER_FILES) if (model / name).is_file()]
         files = {name: (model / name).read_bytes() for name in names}
         spec = read_model_spec(files)

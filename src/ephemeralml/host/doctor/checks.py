@@ -22,7 +22,8 @@ _HOST_MEMORY_MIB: Final = 256
 _HOST_DISK_MIB: Final = 64
 
 _HOST_MODULES: Final = ("numpy", "cryptography", "cbor2", "boto3")
-_LOCAL_MODULES: Final = (*_HOST_MODULES, "onnxruntime", "tokenizers", "starlette", "uvicorn")
+_VM_MODULES: Final = (*_HOST_MODULES, "starlette", "uvicorn")
+_LOCAL_MODULES: Final = (*_VM_MODULES, "onnxruntime", "tokenizers")
 
 
 class Platform(StrEnum):
@@ -30,18 +31,21 @@ class Platform(StrEnum):
 
     LOCAL = "local"
     NITRO = "nitro"
+    VM = "vm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The run that is meant, in the terms of `host run`; `measure` reads an image, which no zone does itself.
+    """The run that is meant, in the terms of `host run`.
 
-    `owner` is the model owner's key in the enclave's configuration, None where that is not at hand.
+    `measure` reads an image and `find_qemu` looks for an emulator, which no zone does itself. `owner` is the model
+    owner's key in the enclave's configuration, None where that is not at hand.
     """
 
     platform: Platform
     eif: Path | None
     measure: instance.Measure
+    find_qemu: machine.FindQemu
     memory_mib: int
     cpus: int
     package: str | None
@@ -59,6 +63,13 @@ def examine(plan: Plan) -> Iterator[Finding]:
         yield machine.model()
         yield machine.memory_available(_LOCAL_MEMORY_MIB)
         yield machine.disk_space(temporary, _LOCAL_DISK_MIB)
+    elif plan.platform is Platform.VM:
+        yield machine.packages(_VM_MODULES, extra="host,devcloud")
+        yield machine.memory_available(_HOST_MEMORY_MIB + plan.memory_mib)
+        # The image is taken apart there; it is a quarter of the enclave's memory at most.
+        yield machine.disk_space(temporary, _HOST_DISK_MIB + plan.memory_mib // instance.EIF_MEMORY_FACTOR)
+        yield machine.emulator(plan.find_qemu)
+        yield _image(plan)[0]
     else:
         yield machine.packages(_HOST_MODULES, extra="host")
         yield machine.memory_available(_HOST_MEMORY_MIB)

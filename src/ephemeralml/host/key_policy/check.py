@@ -45,12 +45,12 @@ _MOST_COMBINATIONS: Final = 10_000
 
 
 def check_policy(
-    text: str, *, measurements: Sequence[Measurements], roles: Sequence[str] = (), account: str | None = None
+    text: str, *, measurements: Sequence[Measurements], account: str, roles: Sequence[str] = ()
 ) -> list[Finding]:
     """The holes and notes of one policy, in its order. Raises `PolicyError` for a policy that cannot be read.
 
-    `measurements` are the releases that may have the key; `roles` the hosts', taken from the policy when empty;
-    `account` the key's, the hosts' when None.
+    `measurements` are the releases that may have the key; `account` is the key's (12 digits), which no policy names;
+    `roles` the hosts', taken from the policy when empty.
     """
     statements = read_statements(text)
     releases = [{index: value.hex() for index, value in item.registers.items()} for item in measurements]
@@ -61,11 +61,10 @@ def check_policy(
         if any(statement.covers(action) for action in _RELEASE)
         for principal in statement.principals
     }
-    accounts = {_account(host) for host in hosts} if account is None else {account}
     found = [
         found
         for statement in allowing
-        for found in _allowed(statement, releases, hosts, accounts, whom_only=bool(roles))
+        for found in _allowed(statement, releases, hosts, account, whom_only=bool(roles))
     ]
     found += [
         finding("not_released", "policy", _short(release[0]))
@@ -108,7 +107,7 @@ def check_key(
 
 
 def _allowed(
-    statement: Statement, releases: Sequence[_Release], hosts: set[str], accounts: set[str], *, whom_only: bool
+    statement: Statement, releases: Sequence[_Release], hosts: set[str], account: str, *, whom_only: bool
 ) -> Iterator[Finding]:
     """What one Allow opens; `whom_only` when no principal but the hosts may decrypt."""
     covered = [action for action in _SENSITIVE if statement.covers(action)]
@@ -146,7 +145,7 @@ def _allowed(
     if "PutKeyPolicy" in governing:
         for name in single:
             if name not in here:
-                foreign = not _DELETED.fullmatch(name) and _account(identity_of(name)) not in accounts
+                foreign = not _DELETED.fullmatch(name) and _account(identity_of(name)) != account
                 yield finding("foreign_governor" if foreign else "governor", statement.name, name)
     for condition in statement.conditions:
         if condition.register is None and not condition.key.startswith("kms:encryptioncontext:"):
