@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ephemeralml.gateway.metrics import Metrics
 from ephemeralml.gateway.pool import Pool
 from ephemeralml.gateway.receipts import MEMORY, Receipts
 from ephemeralml.session.sockets import SocketFile, bound
-from ephemeralml.session.transport import BACKLOG, Address
+from ephemeralml.session.transport import BACKLOG, Address, reason
 
 REQUEST_SECONDS: Final = 30.0
 """For one request, an enclave that is being replaced included."""
@@ -174,7 +173,7 @@ def _listening(address: Address) -> socket.socket:
         listener = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigurationError(
-            f"the gateway cannot listen on {address}: {os.strerror(error.errno or 0)}; choose another address",
+            f"the gateway cannot listen on {address}: {reason(error)}; choose another address",
             code="gateway.address",
         ) from error
     # asyncio does so for sockets of its own alone; without it a small answer waits 40 ms for an acknowledgement.
