@@ -60,7 +60,9 @@ class FolderSource:
             # Unbuffered: readers ask for large pieces.
             file = io.FileIO(path, opener=_open_nonblocking)
         except FileNotFoundError:
-            raise PackageError(f"{path} is missing: the package is incomplete", code="package.missing") from None
+            here = self._folder.is_dir()
+            missing = f"{path} is missing: the package is incomplete" if here else f"no package at {self._folder}"
+            raise PackageError(missing, code="package.missing") from None
         except OSError as error:
             raise _unreadable(path, error) from error
         with file:
