@@ -25,10 +25,22 @@ CREATE TABLE IF NOT EXISTS receipts (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS receipts_by_document ON receipts (document_hash);
 """
-_FIND = (
-    "SELECT receipt, document, manifest FROM receipts JOIN evidence "
-    "ON evidence.document_hash = receipts.document_hash WHERE id = ?"
-)
+# Keeping one is one statement, so one transaction, and one moment in which the interpreter goes to other threads.
+_VIEW = """
+CREATE TEMP VIEW kept AS SELECT id, receipt, document_hash, document, manifest
+    FROM receipts JOIN evidence USING (document_hash);
+CREATE TEMP TRIGGER keep INSTEAD OF INSERT ON kept BEGIN
+    INSERT INTO receipts (id, receipt, document_hash) VALUES (NEW.id, NEW.receipt, NEW.document_hash);
+    DELETE FROM receipts WHERE number <= (SELECT max(number) FROM receipts) - {keep};
+    INSERT OR IGNORE INTO evidence VALUES (NEW.document_hash, NEW.document, NEW.manifest);
+END;
+-- As often as a session begins.
+CREATE TEMP TRIGGER forget AFTER INSERT ON main.evidence BEGIN
+    DELETE FROM evidence WHERE document_hash NOT IN (SELECT document_hash FROM receipts);
+END;
+"""
+_KEEP = "INSERT INTO kept (id, receipt, document_hash, document, manifest) VALUES (?, ?, ?, ?, ?)"
+_FIND = "SELECT receipt, document, manifest FROM kept WHERE id = ?"
 _CODE = "gateway.receipts"
 MEMORY = ":memory:"
 
@@ -41,7 +53,6 @@ class Receipts:
 
     def __init__(self, path: str | os.PathLike[str] = MEMORY, *, keep: int) -> None:
         """Open or create the file with mode 0600. Raises `ConfigurationError` when it cannot be used."""
-        self._keep = keep
         self._lock = threading.Lock()
         try:
             if path != MEMORY:
@@ -51,7 +62,7 @@ class Receipts:
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"the receipts' file {path} cannot be opened: {error}", code=_CODE) from error
         try:
-            self._connection.executescript(_SCHEMA)
+            self._connection.executescript(_SCHEMA + _VIEW.format(keep=keep))
         except sqlite3.Error as error:
             self._connection.close()
             raise ConfigurationError(f"the receipts' file {path} cannot be used: {error}", code=_CODE) from error
@@ -61,27 +72,14 @@ class Receipts:
 
         Raises `EphemeralMLError` when it cannot be kept, on a full disk for one.
         """
+        identifier, evidence = receipt.sha256, receipt.claims.attestation_doc_hash
+        row = (identifier, bundle.receipt, evidence, bundle.document, bundle.manifest)
         try:
-            with self._lock, self._connection:
-                self._insert(receipt, bundle)
+            with self._lock:
+                self._connection.execute(_KEEP, row)
         except sqlite3.Error as error:
             raise EphemeralMLError(f"the gateway cannot keep the receipt: {error}", code=_CODE) from error
-        return receipt.sha256.hex()
-
-    def _insert(self, receipt: Receipt, bundle: Bundle) -> None:
-        execute, document_hash = self._connection.execute, receipt.claims.attestation_doc_hash
-        execute("BEGIN IMMEDIATE")
-        evidence = execute(
-            "INSERT OR IGNORE INTO evidence VALUES (?, ?, ?)", (document_hash, bundle.document, bundle.manifest)
-        )
-        added = execute(
-            "INSERT INTO receipts (id, receipt, document_hash) VALUES (?, ?, ?)",
-            (receipt.sha256, bundle.receipt, document_hash),
-        )
-        execute("DELETE FROM receipts WHERE number <= ?", ((added.lastrowid or 0) - self._keep,))
-        # As often as a session begins.
-        if evidence.rowcount:
-            execute("DELETE FROM evidence WHERE document_hash NOT IN (SELECT document_hash FROM receipts)")
+        return identifier.hex()
 
     def get(self, identifier: str) -> Bundle | None:
         """The bundle of that id, if it is kept."""
