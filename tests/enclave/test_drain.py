@@ -180,7 +180,7 @@ def test_half_a_request_is_not_waited_for(running: Running, sent: int) -> None:
         frame = session._sealer.seal(FrameType.REQUEST, request("a text"))
         write_all(session.connection, frame[:sent])
         if sent > HEADER.size:
-            await_(lambda: running.server._budget._used == sent - HEADER.size)
+            await_(lambda: running.server._budget._used >= sent - HEADER.size)
         running.drain()
         write_all(session.connection, frame[sent:])
         assert goodbye(session) == goodbye(other) == "restart"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Callable
+from time import monotonic, sleep
 from typing import Final
 
 from ephemeralml.session.report import BOUNDS_MS, INTERVAL_SECONDS, REFUSALS, STAGES, Report
@@ -55,12 +55,12 @@ def keep_telling(tally: Tally, *, boot: bytes, tell: Callable[[Report], None]) -
     """
 
     def run() -> None:
-        due = time.monotonic()
+        due = monotonic()
         while True:
             tell(tally.report(boot))
             # Not from the answer on: the host would choose the moment at which the next count is taken.
-            missed = (time.monotonic() - due) // INTERVAL_SECONDS
+            missed = (monotonic() - due) // INTERVAL_SECONDS
             due += (missed + 1) * INTERVAL_SECONDS
-            time.sleep(max(due - time.monotonic(), 0))
+            sleep(max(due - monotonic(), 0))
 
     threading.Thread(target=run, name="report", daemon=True).start()

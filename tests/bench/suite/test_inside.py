@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,18 @@ def address(tiny_model: Path) -> Iterator[tuple[str, int]]:
     """A process's work, in a thread."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         work = Work(Encoder.from_folder(tiny_model), {})
-        threading.Thread(target=work.serve, args=(listener,), daemon=True).start()
+
+        def serve() -> None:
+            # Nobody else ends it.
+            with suppress(OSError):
+                work.serve(listener)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
         host, port = listener.getsockname()
         yield host, port
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 @pytest.fixture
