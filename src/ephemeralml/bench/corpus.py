@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from ephemeralml.bench.deployment import Deployment
 from ephemeralml.bench.load import check_vectors
 from ephemeralml.bench.ours import Ours
 from ephemeralml.bench.record import record
+from ephemeralml.bench.timing import interleave
 from ephemeralml.client.corpus import embed_corpus
 
 TEXTS: Final = 3000
@@ -44,16 +44,11 @@ def compare(model: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
                 "ceiling_texts_per_second": lambda: encoder.encode(lines),
                 "embed_texts_per_second": lambda: embed_corpus(client, lines, out, receipts=receipts),
             }
-            samples: dict[str, list[float]] = {name: [] for name in calls}
             embed_corpus(client, lines, out, receipts=receipts)
             check_vectors(np.load(out), encoder.encode(lines))
-            for number in range(ROUNDS):
-                say(f"round {number + 1} of {ROUNDS}")
-                # Neither is always the first.
-                for name, call in list(calls.items())[:: 1 if number % 2 else -1]:
-                    start = time.perf_counter()
-                    call()
-                    samples[name].append(len(lines) / (time.perf_counter() - start))
+            say(f"{ROUNDS} rounds of {TEXTS:,} texts, some 15 s each")
+            spent = interleave(calls, rounds=ROUNDS, warmups=0, lead=0, settle=0)
+        samples = {name: [len(lines) / ms * 1000 for ms in values] for name, values in spent.items()}
         pairs = zip(samples["embed_texts_per_second"], samples["ceiling_texts_per_second"], strict=True)
         samples["share_of_ceiling"] = [embedded / ceiling for embedded, ceiling in pairs]
         return record(samples, started=started, about=about, neighbours=(before, machine.busy()))

@@ -88,7 +88,7 @@ def _print(client: Client, texts: Sequence[str], receipt: Path | None) -> None:
             if bundles is not None:
                 bundles.write(result.bundle.to_bytes())
     if person:
-        print("all of the numbers: --out NAME.npy or NAME.jsonl, or into a file or a pipe", file=sys.stderr)
+        print("all of the numbers: --out NAME.npy, .jsonl or .parquet, or into a file or a pipe", file=sys.stderr)
 
 
 def _show(vectors: NDArray[np.float32], *, first: int) -> None:
